@@ -1,0 +1,74 @@
+"""Later: an engine that opens when something first needs it, so that a declined question never loads a model."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from threading import Event, Lock, Thread
+
+from twofold.engines import Engine, open_engine
+from twofold.types import Message, Sampling
+
+
+class Later:
+    """An Engine that opens at the first call that needs it, or in the background after `start`; one opening serves all threads.
+
+    An opening that failed is tried again by the next call, because the remedy may have been applied meanwhile.
+    """
+
+    def __init__(self, model: str = "embedded", opener: Callable[[str], Engine] | None = None) -> None:
+        """Remember what to open, and how if not with `open_engine`; nothing is loaded here."""
+        self.model = model
+        self.failure: Exception | None = None
+        """Why the last opening failed; None while none has."""
+        self._opener = opener or open_engine
+        self._engine: Engine | None = None
+        self._lock = Lock()
+        self._settled = Event()
+
+    def open(self) -> Engine:
+        """Return the engine itself, opening it in this thread if nobody has."""
+        with self._lock:
+            if self._engine is None:
+                try:
+                    self._engine, self.failure = self._opener(self.model), None
+                except Exception as error:
+                    self.failure = error
+                    raise
+                finally:
+                    self._settled.set()
+            return self._engine
+
+    def start(self) -> None:
+        """Open in a background thread; `settled` and `failure` say how that went."""
+
+        def attempt() -> None:
+            with suppress(Exception):  # kept in self.failure, and raised again for whoever asks next
+                self.open()
+
+        Thread(target=attempt, name="open-engine", daemon=True).start()
+
+    def settled(self, timeout: float = 0.0) -> bool:
+        """Wait at most `timeout` seconds; True once an opening has succeeded or failed."""
+        return self._settled.wait(timeout)
+
+    @property
+    def name(self) -> str:
+        """The engine's name, or what will be opened."""
+        return self._engine.name if self._engine else self.model
+
+    @property
+    def adapters(self) -> frozenset[str]:
+        """The engine's adapters; opens it."""
+        return self.open().adapters
+
+    def generate(self, messages: Sequence[Message], adapter: str, sampling: Sampling) -> Iterator[str]:
+        """Stream from the engine; opens it."""
+        return self.open().generate(messages, adapter, sampling)
+
+    def candidates(self, messages: Sequence[Message], adapter: str, sampling: Sampling, n: int) -> list[str]:
+        """Return n sampled answers from the engine; opens it."""
+        return self.open().candidates(messages, adapter, sampling, n)
+
+    def load(self, adapter: str, source: str | Path) -> None:
+        """Load one more adapter; opens the engine."""
+        self.open().load(adapter, source)

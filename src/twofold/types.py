@@ -1,0 +1,123 @@
+"""The values that travel: Message, Request, Sampling, Route, Note, Run, Reply."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict
+
+
+class TwofoldError(Exception):
+    """An expected failure. Its text is one line for the user and names the remedy."""
+
+
+class Message(TypedDict):
+    """One turn, in the form that JSONL rows, chat templates and OpenAI clients share."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+Mode = Literal["auto", "code", "explain"]
+MODES: tuple[Mode, ...] = ("auto", "code", "explain")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question, with all that its answer may depend on."""
+
+    text: str
+    mode: Mode = "auto"
+    """What kind of answer is wanted; "auto" lets the router decide."""
+    adapter: str | None = None
+    """A loaded adapter's name that must speak, whatever the router thinks."""
+    guard: bool = True
+    """Decline what is not data science; off, BASE answers it."""
+    verify: bool = False
+    """Run code before it is shown as proved."""
+    history: tuple[Message, ...] = ()
+    """Earlier turns, oldest first. The surface owns them."""
+    notebook: str = ""
+    """Schema of the user's frames and variables, already rendered as text."""
+    frames: tuple[tuple[str, Any], ...] = ()
+    """(name, DataFrame) pairs that verification may copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen. temperature 0 is greedy and ignores top_p and seed."""
+
+    max_new_tokens: int = 400
+    temperature: float = 0.0
+    top_p: float = 0.95
+    repetition_penalty: float = 1.0
+    """Divides the score of tokens already generated (CTRL, arXiv 1909.05858); 1.0 is off."""
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a question goes, and why."""
+
+    adapter: str | None
+    """"code", "theory", "base" or another loaded adapter's name; None = declined."""
+    why: str
+    """What decided, in words for the user."""
+    recall: bool = False
+    """True when the question refers back to earlier turns."""
+    language: str = "en"
+    """ISO 639-1 code of the question."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Probabilities in 0-1: topic, code, recall."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something known that may help with the question: a solved example (CODE) or a concept card (THEORY)."""
+
+    kind: Literal["example", "card"]
+    title: str
+    """The example's question, or the concept's name."""
+    text: str
+    """The example's code without a fence, or the card's prose."""
+    source: str = ""
+    """Id of the intent or card."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What was seen when code ran."""
+
+    ok: bool
+    stdout: str = ""
+    error: str = ""
+    plots: tuple[bytes, ...] = ()
+    seconds: float = 0.0
+    level: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer, or a snapshot of it while it grows. The last snapshot has done=True."""
+
+    text: str
+    route: Route
+    adapter: str | None = None
+    """The adapter that REALLY spoke; None when the engine was not touched."""
+    code: str = ""
+    """The Python of the answer's code block, without its fence."""
+    run: Run | None = None
+    proof: tuple[str, ...] = ()
+    """What was proved about the code, rung by rung."""
+    attempts: int = 0
+    """How many answers the engine was asked for."""
+    seconds: float = 0.0
+    """From the question to this snapshot."""
+    tokens: int = 0
+    """Pieces that the engine has yielded so far."""
+    done: bool = False
+    sources: tuple[str, ...] = ()
+    """Ids of the examples or cards that the prompt held."""
+
+    @property
+    def chip(self) -> str:
+        """"GUARDED", or the name of the adapter that spoke in capitals; derived, so it cannot lie."""
+        return "GUARDED" if self.route.adapter is None else (self.adapter or self.route.adapter).upper()
