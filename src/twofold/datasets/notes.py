@@ -1,0 +1,174 @@
+"""The knowledge that `twofold.retrieve` searches: solved examples and concept cards, and what people call them.
+
+Held-out intents and cards stay out, so that their evaluation stays honest. The measurement asks the last wordings of each intent and card,
+which training never sees, of an index that does not hold them; the product's index does.
+"""
+
+import json
+import random
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from twofold import retrieve
+from twofold.datasets import build, rows
+from twofold.retrieve import Index, Kind, Source
+from twofold.types import TwofoldError
+
+EXAMPLES = 2
+MOST_BYTES = 3_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What `twofold data notes` does."""
+
+    out: str = "src/twofold/weights/notes.jsonl"
+    """Where the notes are written."""
+    results: str = "results/retrieve.json"
+    """Where the measurement is written."""
+    strays: str = "data/router.jsonl"
+    """Questions labelled as off topic, which should find nothing."""
+    kept: bool = True
+    """Index the wordings kept for evaluation too. Without them, the evaluation of known intents and cards cannot find its own words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One measured question: what is asked with which notebook, and the source that should be found."""
+
+    text: str
+    source: str
+    notebook: str = ""
+
+
+def spoken(asks: Sequence[str], slots: Mapping[str, Any]) -> Iterator[str]:
+    """Asks with their slots in general words: a column is a "column", a date column a "date"; the ways to say an option take turns."""
+    for number, ask in enumerate(asks):
+        said = {}
+        for slot, spec in slots.items():
+            ways = list(chain.from_iterable(spec.values())) if isinstance(spec, Mapping) else spec
+            if not isinstance(ways, str):
+                said[slot] = str(ways[number % len(ways)])
+            elif ways in ("csv", "xlsx", "json", "parquet", "png"):
+                said[slot] = f"file.{ways}"
+            else:
+                said[slot] = "date" if ways.startswith("date") else "column"
+        yield rows.substitute(ask, said)
+
+
+def examples(intent: rows.Intent, known: Mapping[str, rows.Frame], asks: Sequence[str]) -> Source:
+    """An intent's solved examples, the same ones every time; the asks are its keys."""
+    notes = (build.example(intent, known, random.Random(f"{intent.id}/{number}")) for number in range(EXAMPLES))
+    keys = (intent.id.replace("-", " "), intent.topic.replace("-", " "), *spoken(asks, intent.slots))
+    return Source(tuple({note.text: note for note in notes}.values()), (), keys)
+
+
+def card(one: rows.Card, asks: Sequence[str]) -> Source:
+    """A card's note with its names in all languages; the asks and misconceptions are its keys."""
+    claims = (wrong["claim"] for wrong in one.misconceptions)
+    return Source(
+        (build.card_note(one),),
+        (*one.names, *one.names_in.values()),
+        (one.id.replace("-", " "), one.topic.replace("-", " "), *asks, *one.asks_in.values(), *claims),
+    )
+
+
+def sources(end: int | None = None) -> dict[Kind, list[Source]]:
+    """All that is not held out, with the asks before `end`."""
+    frozen, known = build.heldout(), rows.frames()
+    return {
+        "example": [examples(one, known, one.asks[:end]) for one in rows.intents() if one.id not in frozen],
+        "card": [card(one, one.asks[:end]) for one in rows.cards() if one.id not in frozen],
+    }
+
+
+def lines(found: Mapping[Kind, Sequence[Source]]) -> Iterator[dict[str, Any]]:
+    """The rows of notes.jsonl; the first note of a source carries its names and keys."""
+    for source in chain.from_iterable(found.values()):
+        for number, note in enumerate(source.notes):
+            yield asdict(note) | {"names": source.names if number == 0 else (), "keys": source.keys if number == 0 else ()}
+
+
+def trials(first: int = -build.EVAL_ASKS, end: int | None = None, heldout: bool = False) -> dict[Kind, list[Trial]]:
+    """The asks from `first` to `end` of everything known (or held out), slots filled as in the evaluation rows, typed in a hurry."""
+    frozen, known, rng = build.heldout(), rows.frames(), random.Random("retrieve")
+    code, theory = [], []
+    for intent in rows.intents():
+        for ask in intent.asks[first:end] if (intent.id in frozen) == heldout else ():
+            filled = rows.fill(intent, known, rng, rows.mentioned(ask))
+            text = build.rough(build.say(ask, filled, intent.slots, rng), rng, (*filled.said.values(), *filled.code.values()))
+            code.append(Trial(text, intent.id, build.schema(filled, known, rng)))
+    for one in rows.cards():
+        theory += [Trial(build.rough(ask, rng, ()), one.id) for ask in one.asks[first:end] if (one.id in frozen) == heldout]
+    return {"example": code, "card": theory}
+
+
+def percent(hits: Sequence[bool]) -> float:
+    """The share of True, 0-100."""
+    return round(100 * sum(hits) / max(1, len(hits)), 1)
+
+
+def measure(index: Index, asked: Sequence[Trial], schema: bool = False) -> dict[str, float]:
+    """Recall of the right source among the first one, two and three, what `retrieve.choose` makes of it, and milliseconds a question."""
+    ids = [source.notes[0].source for source in index.sources]
+    places, chosen, seconds = [], [], []
+    for trial in asked:
+        own = retrieve.schema_names(trial.notebook) if schema else {}
+        started = time.perf_counter()
+        found = retrieve.choose(index, trial.text, 2, own)
+        seconds.append(time.perf_counter() - started)
+        chosen.append([ids[at] for at in found])
+        places.append([ids[at] for _, at in index.ranked(trial.text, own)[:3]])
+    pairs = list(zip(asked, places, chosen, strict=True))
+    return {
+        "questions": len(asked),
+        "recall_at_1": percent([trial.source in place[:1] for trial, place, _ in pairs]),
+        "recall_at_2": percent([trial.source in place[:2] for trial, place, _ in pairs]),
+        "recall_at_3": percent([trial.source in place for trial, place, _ in pairs]),
+        "right_in_prompt": percent([trial.source in names for trial, _, names in pairs]),
+        "nothing_found": percent([not names for names in chosen]),
+        "notes_per_question": round(statistics.fmean(map(len, chosen)), 2),
+        "ms_median": round(1000 * statistics.median(seconds), 2),
+        "ms_max": round(1000 * max(seconds), 2),
+    }
+
+
+def report(strays: Path) -> dict[str, Any]:
+    """Every measurement, on indexes without the wordings that are asked."""
+    indexes = {kind: retrieve.build(found) for kind, found in sources(-build.EVAL_ASKS).items()}
+    kept, heldout = trials(), trials(heldout=True)
+    off = [row["text"] for row in rows.read(strays) if not row["topic"] and not row["recall"]] if strays.exists() else []
+    result: dict[str, Any] = {}
+    for kind, index in indexes.items():
+        silent = [not retrieve.choose(index, text, 2, {}) for text in off]
+        result[kind] = measure(index, kept[kind]) | {
+            "sources": len(index.sources),
+            "heldout_nothing_found": percent([not retrieve.choose(index, trial.text, 2, {}) for trial in heldout[kind]]),
+            "off_topic_nothing_found": percent(silent),
+        }
+    named = [Trial(f"what is {name}?", one.notes[0].source) for one in indexes["card"].sources for name in one.names]
+    result["card"]["by_name"] = measure(indexes["card"], named)
+    result["example"]["with_notebook"] = measure(indexes["example"], kept["example"], schema=True)
+    return result
+
+
+def main(config: Config) -> None:
+    """Write the notes and their measurement."""
+    out = Path(config.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    rows.write(out, lines(sources(None if config.kept else -build.EVAL_ASKS)))
+    if out.stat().st_size > MOST_BYTES:
+        raise TwofoldError(f"{out} has {out.stat().st_size:,} bytes, over {MOST_BYTES:,}: shorten the keys")
+    result = report(Path(config.strays)) | {"kilobytes": out.stat().st_size // 1000, "kept_wordings_indexed": config.kept}
+    Path(config.results).parent.mkdir(parents=True, exist_ok=True)
+    Path(config.results).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(f"{out}: {result['kilobytes']} kB\n{json.dumps(result, indent=2)}")
+
+
+if __name__ == "__main__":
+    main(Config())

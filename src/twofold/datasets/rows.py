@@ -1,0 +1,279 @@
+"""Sources and rows: load intents, cards and frames from TOML; fill an intent's slots; the JSONL form of a row."""
+
+import json
+import random
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Template
+from typing import Any, TypeVar
+
+from twofold.twin import Column, column
+from twofold.types import TwofoldError
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).parents[3]
+SOURCES = ROOT / "data" / "sources"
+
+_KINDS: dict[str, tuple[str, ...]] = {
+    "numeric": ("float", "int"),
+    "integer": ("int",),
+    "category": ("cat",),
+    "binary": ("binary",),
+    "date": ("date",),
+    "datestr": ("datestr",),
+    "text": ("text",),
+    "id": ("id",),
+    "any": ("float", "int", "cat", "binary", "date"),
+}
+_FILES = {"csv": "csv", "xlsx": "xlsx", "json": "json", "parquet": "parquet", "png": "png"}
+_NEW_COLUMNS = ("score", "ratio", "flag", "bucket", "level", "group", "total", "index_value", "rank", "share", "delta", "signal", "label", "is_high")
+_SLOT = re.compile(r"(?P<kind>[a-z]+)(?P<digit>\d*)(?:\[(?P<least>\d+)(?:-(?P<most>\d+))?\])?(?:@(?P<frame>\w+))?$")
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """A follow-up turn: what is asked next, the whole new answer, its check."""
+
+    asks: tuple[str, ...]
+    solution: str
+    check: str
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """One thing that people want done in code. data/sources/README.md defines the fields."""
+
+    id: str
+    topic: str
+    level: str
+    needs: tuple[str, ...]
+    slots: Mapping[str, Any]
+    asks: tuple[str, ...]
+    solution: str
+    check: str
+    alternatives: tuple[str, ...] = ()
+    follow: tuple[Follow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One concept. data/sources/README.md defines the fields."""
+
+    id: str
+    topic: str
+    level: str
+    names: tuple[str, ...]
+    names_in: Mapping[str, str]
+    definition: tuple[str, ...]
+    intuition: tuple[str, ...]
+    how: tuple[str, ...]
+    why: tuple[str, ...]
+    when: tuple[str, ...]
+    pitfalls: tuple[str, ...]
+    example: tuple[str, ...]
+    versus: tuple[Mapping[str, str], ...]
+    misconceptions: tuple[Mapping[str, str], ...]
+    asks: tuple[str, ...]
+    asks_in: Mapping[str, str]
+    must: tuple[str, ...]
+    must_not: tuple[str, ...]
+    formula: str = ""
+    demo: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A named frame schema."""
+
+    name: str
+    columns: tuple[Column, ...]
+
+    def of(self, kinds: Sequence[str]) -> list[str]:
+        """Names of the columns whose kind is one of these."""
+        return [col.name for col in self.columns if col.kind in kinds]
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """An intent's slots with values: how each is said, how it is written in code, and which frames stand behind which variables."""
+
+    said: Mapping[str, str]
+    code: Mapping[str, str]
+    frames: Mapping[str, Frame]
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Input file name -> variable whose data it holds."""
+
+
+def _tables(folder: Path, key: str) -> Iterable[tuple[Path, dict[str, Any]]]:
+    for path in sorted(folder.glob("*.toml")):
+        try:
+            found = tomllib.loads(path.read_text(encoding="utf-8")).get(key, [])
+        except tomllib.TOMLDecodeError as error:
+            raise TwofoldError(f"{path}: not valid TOML: {error}") from error
+        for table in found:
+            yield path, table
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _build(kind: type[T], path: Path, table: dict[str, Any]) -> T:
+    try:
+        return kind(**{name: _frozen(value) for name, value in table.items()})
+    except TypeError as error:
+        raise TwofoldError(f"{path}: {table.get('id', 'entry without id')}: {error}") from error
+
+
+def intents(folder: Path = SOURCES / "code") -> list[Intent]:
+    """Load every code intent, in file order. Raises TwofoldError naming the file and the entry."""
+    found = []
+    for path, table in _tables(folder, "intent"):
+        follow = tuple(_build(Follow, path, one) for one in table.pop("follow", []))
+        found.append(_build(Intent, path, {**table, "follow": follow}))
+    return found
+
+
+def cards(folder: Path = SOURCES / "theory") -> list[Card]:
+    """Load every concept card, in file order. Raises TwofoldError naming the file and the entry."""
+    return [_build(Card, path, table) for path, table in _tables(folder, "card")]
+
+
+def frames(path: Path = SOURCES / "frames.toml") -> dict[str, Frame]:
+    """Load the frame schemas by name."""
+    tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    return {name: Frame(name, tuple(column(col, spec) for col, spec in table.items())) for name, table in tables.items()}
+
+
+def words(names: Sequence[str]) -> str:
+    """Names as a list in prose: a, b and c."""
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def _pick_frame(known: Mapping[str, Frame], slots: Mapping[str, Any], rng: random.Random) -> tuple[Frame, Frame | None, str]:
+    """A frame that has the columns these slots want, with a second one and their shared key where a slot asks for it."""
+    paired = any(value in ("frame2", "key") for value in slots.values() if isinstance(value, str))
+    names = list(known)
+    rng.shuffle(names)
+    for name in names:
+        frame = known[name]
+        links = [col for col in frame.columns if col.kind == "ref"]
+        if paired and not links:
+            continue
+        other = known[links[0].target] if paired else None
+        if _columns_for(slots, frame, other, rng) is not None:
+            return frame, other, links[0].name if paired else ""
+    raise TwofoldError(f"no frame has the columns for slots {dict(slots)}")
+
+
+def _columns_for(slots: Mapping[str, Any], frame: Frame, other: Frame | None, rng: random.Random) -> dict[str, list[str]] | None:
+    """Distinct columns for every column slot, or None when the frame lacks some."""
+    chosen: dict[str, list[str]] = {}
+    used: set[tuple[str, str]] = set()
+    order = sorted(slots, key=lambda slot: str(slots[slot]).startswith("any"))  # the choosiest first
+    for slot in order:
+        match = _SLOT.match(slots[slot]) if isinstance(slots[slot], str) else None
+        if not match or match["kind"] not in _KINDS:
+            continue
+        source = other if match["frame"] and slots.get(match["frame"]) == "frame2" else frame
+        if source is None:
+            return None
+        free = [name for name in source.of(_KINDS[match["kind"]]) if (source.name, name) not in used]
+        least = int(match["least"] or 1)
+        if len(free) < least:
+            return None
+        count = rng.randint(least, min(int(match["most"] or least), len(free)))
+        chosen[slot] = rng.sample(free, count)
+        used.update((source.name, name) for name in chosen[slot])
+    return chosen
+
+
+def fill(intent: Intent, known: Mapping[str, Frame], rng: random.Random, mentioned: Iterable[str] | None = None) -> Filled:
+    """Draw a value for every slot. Slots that are not mentioned in the ask take their first value, the frame is then called df."""
+    slots = intent.slots
+    told = set(slots if mentioned is None else mentioned)
+    frame, other, key = _pick_frame(known, slots, rng)
+    columns = _columns_for(slots, frame, other, rng)
+    while columns is None:
+        columns = _columns_for(slots, frame, other, rng)
+    said: dict[str, str] = {}
+    code: dict[str, str] = {}
+    behind: dict[str, Frame] = {}
+    files: dict[str, str] = {}
+    main = "df"
+    for slot, spec in slots.items():
+        if slot in columns:
+            match = _SLOT.match(spec)
+            names = columns[slot]
+            listed = match is not None and match["least"] is not None
+            said[slot] = words(names)
+            code[slot] = json.dumps(names) if listed else names[0]
+        elif spec == "frame":
+            main = "df" if slot not in told or (rng.random() < 0.7 and other is None) else frame.name
+            said[slot], code[slot] = main, main
+            behind[main] = frame
+        elif spec == "frame2" and other is not None:
+            said[slot], code[slot] = other.name, other.name
+            behind[other.name] = other
+        elif spec == "key":
+            said[slot], code[slot] = key, key
+        elif spec == "newcol":
+            taken = {col.name for col in frame.columns}
+            said[slot] = code[slot] = rng.choice([name for name in _NEW_COLUMNS if name not in taken])
+        elif isinstance(spec, str) and spec in _FILES:
+            name = f"{rng.choice([frame.name, frame.name, 'data', frame.name + '_2024', 'raw/' + frame.name]).replace('/', '_')}.{_FILES[spec]}"
+            said[slot] = code[slot] = name
+            files[name] = main
+        elif isinstance(spec, str) and spec.startswith(("level:", "value:")):
+            what, _, of = spec.partition(":")
+            col = next(col for col in (*frame.columns, *(other.columns if other else ())) if col.name == columns[of][0])
+            value = rng.choice(col.levels) if what == "level" else _typical(col, rng)
+            said[slot] = code[slot] = value
+        elif isinstance(spec, Mapping):
+            option = rng.choice(list(spec)) if slot in told else next(iter(spec))
+            said[slot], code[slot] = rng.choice(list(spec[option])), option
+        elif isinstance(spec, Sequence) and not isinstance(spec, str):
+            said[slot] = code[slot] = str(rng.choice(list(spec)) if slot in told else spec[0])
+        else:
+            raise TwofoldError(f"{intent.id}: slot {slot} = {spec!r} is of no known kind")
+    if not behind:
+        behind[main] = frame
+    return Filled(said, code, behind, files)
+
+
+def _typical(col: Column, rng: random.Random) -> str:
+    value = col.low + (col.high - col.low) * rng.uniform(0.3, 0.6)
+    step = 10 ** (len(str(int(max(abs(col.high), 1)))) - 2)
+    return str(int(value / step) * int(step)) if step >= 1 and value >= step else f"{value:.1f}"
+
+
+def mentioned(text: str) -> set[str]:
+    """Names of the slots that a text speaks of."""
+    return set(Template(text).get_identifiers())
+
+
+def substitute(text: str, values: Mapping[str, str]) -> str:
+    """Put values for $name marks; $$ is a dollar sign. Raises TwofoldError for a mark without a value."""
+    try:
+        return Template(text).substitute(values)
+    except (KeyError, ValueError) as error:
+        raise TwofoldError(f"slot without a value: {error} in {text[:80]!r}") from error
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Read a JSON Lines file."""
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a JSON Lines file, replacing it at once when complete."""
+    part = path.with_suffix(".part")
+    with part.open("w", encoding="utf-8") as out:
+        for row in rows:
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+    part.replace(path)

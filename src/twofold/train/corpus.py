@@ -1,0 +1,161 @@
+"""Stage 2: text shards and chat rows become token files by slice, with a validation share held out."""
+
+import hashlib
+import io
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from twofold import prompts
+from twofold.train import record
+from twofold.types import TwofoldError
+
+PIECE = 8_000  # characters: longer documents are split at a blank line, so that no file fills a batch by itself
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What `twofold train corpus` does."""
+
+    source: str = "../shared/corpus"
+    """Folder of *.jsonl or *.jsonl.zst shards with text and kind, or one text file; empty for chat rows alone."""
+    rows: str = ""
+    """Folder of chat rows to add as slices chat-code and chat-theory; empty adds none."""
+    tokenizer: str = "out/tokenizer"
+    """Tokenizer folder of stage 1."""
+    out: str = "out/corpus"
+    """Where NAME.npz token files are written."""
+    drop: str = ""
+    """File with lines shard TAB line number of documents to leave out (benchmark overlap)."""
+    held_out: int = 200
+    """One document in this many goes to validation."""
+    name: str = "text"
+    """Prefix of the files written, so that several calls can fill one folder."""
+
+
+def shards(path: Path) -> list[Path]:
+    """The shard files behind a path. Raises TwofoldError when there are none."""
+    found = [path] if path.is_file() else sorted((*path.glob("*.jsonl.zst"), *path.glob("*.jsonl")))
+    if not found:
+        raise TwofoldError(f"no corpus shards in {path}: expected *.jsonl.zst, *.jsonl or one text file; see docs/training.md")
+    return found
+
+
+def documents(shard: Path) -> Iterator[dict[str, Any]]:
+    """The documents of one shard: text, kind and where they are from. A plain text file is split at lines of three or more dashes."""
+    if shard.suffix == ".zst":
+        import zstandard
+
+        with shard.open("rb") as file:
+            for line in io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8"):
+                yield json.loads(line)
+    elif shard.suffix == ".jsonl":
+        with shard.open(encoding="utf-8") as lines:
+            for line in lines:
+                yield json.loads(line)
+    else:
+        for text in re.split(r"^-{3,}$", shard.read_text(encoding="utf-8"), flags=re.M):
+            yield {"text": text.strip(), "kind": "prose"}
+
+
+def slice_of(shard: Path, document: dict[str, Any]) -> str:
+    """The slice a document is counted and mixed as: notebook, docs, code, python, prose or multilingual."""
+    kind = document["kind"]
+    return "python" if kind == "code" and "python" in shard.name else kind
+
+
+def wanted(text: str) -> bool:
+    """False for documents that teach nothing: tiny, mostly numbers or symbols, or with monstrous lines."""
+    if len(text) < 120:
+        return False
+    head = text[:20_000]
+    letters = sum(character.isalpha() or character.isspace() for character in head)
+    lines = head.splitlines()
+    return letters / len(head) > 0.55 and max(map(len, lines)) < 4_000 and len(set(lines)) > len(lines) * 0.25
+
+
+def split(text: str, size: int = PIECE) -> list[str]:
+    """Cut a long text near every `size` characters: before a definition, a fence or after a blank line, where there is one."""
+    parts = []
+    while len(text) > size * 3 // 2:
+        window = text[size // 2 : size]
+        cuts = [match.start() for match in re.finditer(r"\n(?=def |class |@|```python|#{1,3} )|\n\n(?=\S)", window)]
+        at = size // 2 + (cuts[-1] if cuts else len(window))
+        parts.append(text[:at])
+        text = text[at:].lstrip("\n")
+    return [*parts, text]
+
+
+def chats(row: dict[str, Any], tokenize: Any, special: dict[str, int]) -> list[int]:
+    """Token ids of one chat row."""
+    return prompts.encode(row["messages"], tokenize, special)[0]
+
+
+def load_tokenizer(folder: str) -> tuple[Any, dict[str, int]]:
+    """The raw tokenizer with specials read as plain text, and the ids of the specials."""
+    from tokenizers import Tokenizer
+
+    path = Path(folder) / "tokenizer.json"
+    if not path.exists():
+        raise TwofoldError(f"no tokenizer in {folder}: run `twofold train tokenizer` first")
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.encode_special_tokens = True
+    return tokenizer, {mark: tokenizer.token_to_id(mark) for mark in prompts.SPECIALS}
+
+
+def save(path: Path, pieces: Sequence[Sequence[int]]) -> int:
+    """Write token pieces as one flat uint16 array and the start of each piece. Returns the number of tokens."""
+    lengths = np.fromiter((len(piece) for piece in pieces), dtype=np.int64, count=len(pieces))
+    tokens = np.fromiter((token for piece in pieces for token in piece), dtype=np.uint16, count=int(lengths.sum()))
+    part = path.with_suffix(".part.npz")
+    np.savez(part, tokens=tokens, starts=np.concatenate([[0], np.cumsum(lengths)]))
+    part.replace(path)
+    return int(lengths.sum())
+
+
+def main(config: Config) -> None:
+    """Tokenise every shard; write <slice>.<name>.npz for training and valid-<slice>.<name>.npz for validation."""
+    from tqdm import tqdm
+
+    tokenizer, special = load_tokenizer(config.tokenizer)
+    dropped = {tuple(line.split("\t")[:2]) for line in Path(config.drop).read_text().splitlines()} if config.drop else set()
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    numbers: dict[str, int] = {}
+    batch: list[tuple[str, str]] = []
+    pieces: dict[str, list[list[int]]] = {}
+
+    def flush() -> None:
+        for (where, _), encoded in zip(batch, tokenizer.encode_batch_fast([text for _, text in batch], add_special_tokens=False), strict=True):
+            pieces.setdefault(where, []).append([special[prompts.BOS], *encoded.ids, special[prompts.EOS]])
+        batch.clear()
+
+    for shard in shards(Path(config.source)) if config.source else ():
+        pieces.clear()
+        for number, document in enumerate(tqdm(documents(shard), desc=shard.name, file=sys.stderr, disable=None, unit="doc")):
+            text = document["text"]
+            if (shard.name, str(number)) in dropped or not wanted(text):
+                continue
+            held = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) % config.held_out == 0
+            where = ("valid-" if held else "") + slice_of(shard, document)
+            batch += [(where, part) for part in split(text)]
+            if len(batch) > 4_000:
+                flush()
+        flush()
+        for where, found in pieces.items():
+            numbers[where] = numbers.get(where, 0) + save(out / f"{where}.{config.name}-{shard.name.split('.')[0]}.npz", found)
+    if config.rows:
+        for name, where in (("train.jsonl", "chat-code"), ("train_theory.jsonl", "chat-theory")):
+            with (Path(config.rows) / name).open(encoding="utf-8") as lines:
+                found = [chats(json.loads(line), lambda text: tokenizer.encode(text, add_special_tokens=False).ids, special) for line in lines]
+            held_out = [piece for number, piece in enumerate(found) if number % config.held_out == 0]
+            numbers[where] = save(out / f"{where}.{config.name}.npz", [piece for number, piece in enumerate(found) if number % config.held_out])
+            numbers[f"valid-{where}"] = save(out / f"valid-{where}.{config.name}.npz", held_out)
+    record.write(out, config, {"tokens": numbers})
+    print("\n".join(f"{where:24s} {count:>13,} tokens" for where, count in sorted(numbers.items())))
