@@ -1,0 +1,267 @@
+"""The web app: a chat that streams, a chip that shows who speaks, and the few switches that matter.
+
+Nothing is shared between visitors but the engine; each conversation lives in its own page's state. No request leaves this machine.
+"""
+
+import html
+import ipaddress
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it while it is imported
+import gradio as gr
+
+from twofold.assistant import check_question, stream
+from twofold.engines.later import Later
+from twofold.status import pace, timed
+from twofold.types import Message, Mode, Reply, Request, TwofoldError
+
+TITLE = "Data Science Notebook Assistant"
+EXAMPLES = {
+    "Plot sales by region": "How do I plot the mean of sales per region as a bar chart with pandas?",
+    "What is cross-validation?": "What is cross-validation, and when do I need it?",
+    "… and the code for it": "And how do I do that in code?",
+    "¿Qué es el sobreajuste?": "¿Qué es el sobreajuste y cómo lo evito?",
+    "A soup recipe?": "Give me a recipe for tomato soup.",
+}
+ICONS = {  # 24 x 24 stroke paths, so that the chip does not speak by colour alone
+    "CODE": "M8 6l-6 6 6 6M16 6l6 6-6 6",
+    "THEORY": "M12 6C9 4 5 4 2 5v14c3-1 7-1 10 1 3-2 7-2 10-1V5c-3-1-7-1-10 1zM12 6v14",
+    "BASE": "M12 3l9 5-9 5-9-5zM3 13l9 5 9-5",
+    "GUARDED": "M12 2l8 3v7c0 5-4 8-8 10-4-2-8-5-8-10V5zM9 12l2 2 4-4",
+    "": "M12 9a3 3 0 100 6 3 3 0 000-6z",
+}
+HINT = "here you see who answers, and why"
+FRAME = 0.08  # seconds between two repaints of a growing answer: the page stays smooth and the model keeps its cores
+NAME_BUTTONS = """() => {
+  const name = () => document.querySelectorAll("#box button").forEach((button) =>
+    button.setAttribute("aria-label", button.classList.contains("stop-button") ? "Stop the answer" : "Send the question"));
+  new MutationObserver(name).observe(document.getElementById("box"), { childList: true, subtree: true });
+  name();
+}"""  # gradio gives its two icon buttons no name; a screen reader needs one
+LIVE = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite')"  # read out when it changes
+
+Turns = tuple[Message, ...]
+"""What one visitor and the assistant have said: the page's state."""
+
+
+def serve(model: str = "embedded", host: str = "127.0.0.1", port: int = 7860, auth: tuple[str, str] | None = None) -> None:
+    """Serve the app until Ctrl-C. Raises TwofoldError for an open host without auth and for a port that cannot be had."""
+    if not (auth or is_loopback(host)):
+        raise TwofoldError(f"{host} is open to others: set TWOFOLD_AUTH=user:password, or keep --host 127.0.0.1")
+    check_port(host, port)
+    engine = Later(model)
+    page = build(engine)
+    engine.start()
+    print(f"twofold: http://{host}:{port} (Ctrl-C stops it)", flush=True)
+    launch(page, host, port, auth)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach a host; a name other than localhost counts as open."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise TwofoldError when nothing can listen there; gradio would say so only in a long traceback, after the model has loaded."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, OverflowError) as error:
+        raise TwofoldError(f"cannot listen on {host}:{port} ({error}): choose another --port") from None
+
+
+def launch(page: gr.Blocks, host: str, port: int, auth: tuple[str, str] | None = None) -> None:
+    """Serve a built page with the app's looks: system fonts, own colours, no footer, no sharing, no analytics."""
+    system = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+    mono = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+    theme = gr.themes.Base(primary_hue="indigo", neutral_hue="slate", radius_size="lg", font=system, font_mono=mono)
+    page.launch(
+        server_name=host,
+        server_port=port,
+        auth=auth,
+        theme=theme,
+        css_paths=Path(__file__).with_name("app.css"),
+        footer_links=[],
+        share=False,
+        quiet=True,
+        ssr_mode=False,
+        mcp_server=False,
+        enable_monitoring=False,
+    )
+
+
+def build(engine: Later) -> gr.Blocks:
+    """Lay out the page and connect it to an engine, which may still be loading."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_height=True) as page:
+        turns = gr.State(())
+        with gr.Row(elem_id="top"):
+            gr.HTML(f"<h1>{TITLE}</h1>", elem_id="title")
+            model = gr.HTML(model_badge(engine), elem_id="model", js_on_load=LIVE)
+        chat = gr.Chatbot(
+            elem_id="chat",
+            scale=1,
+            min_height=160,
+            show_label=False,
+            label="Conversation",
+            buttons=["copy"],
+            feedback_options=None,
+            placeholder="## Ask about data science\nCode you can run, or an idea explained. It stays on this machine.",
+        )
+        with gr.Row(elem_id="voice"):
+            chip = gr.HTML(chip_html("", HINT), elem_id="chip", js_on_load=LIVE)
+            status = gr.HTML("", elem_id="status")
+        box = gr.Textbox(
+            elem_id="box",
+            placeholder="How do I …? What is …?",
+            label="Question",
+            show_label=False,
+            container=False,
+            lines=1,
+            max_lines=8,
+            submit_btn=True,
+            autofocus=True,
+            html_attributes=gr.InputHTMLAttributes(autocorrect="off"),
+        )
+        with gr.Row(elem_id="bar"):
+            mode = gr.Radio([("Auto", "auto"), ("Code", "code"), ("Explain", "explain")], value="auto", label="Answer", elem_id="mode")
+            guard = gr.Checkbox(True, label="Guard", elem_id="guard", info="Decline what is not data science")
+            clear = gr.Button("Clear", size="sm", elem_id="clear", variant="secondary")
+        examples = gr.Dataset(
+            components=[gr.Textbox(visible=False)],
+            samples=[[text] for text in EXAMPLES.values()],
+            sample_labels=list(EXAMPLES),
+            show_label=False,
+            elem_id="examples",
+            layout="gallery",
+        )
+        with gr.Accordion("Memory and adapters", open=False, elem_id="more"):
+            with gr.Row():
+                kept = gr.Slider(0, 20, value=6, step=1, label="Memory", info="Earlier exchanges it may look back to")
+                adapter = gr.Dropdown(["auto"], value="auto", label="Adapter", info="auto lets the router choose", elem_id="adapter")
+            with gr.Row(elem_id="load"):
+                name = gr.Textbox(label="New adapter's name", placeholder="finance", max_lines=1, min_width=120)
+                folder = gr.Textbox(label="Its folder", placeholder="/home/me/adapters/finance", max_lines=1, scale=2, min_width=160)
+                load = gr.Button("Load", size="sm", min_width=80)
+            loaded = gr.HTML("", elem_id="loaded", js_on_load=LIVE)
+
+        def speak(event: gr.EventData, typed: str, example: list[str] | None, *rest: Any) -> Iterator[tuple[Any, ...]]:
+            if isinstance(event.target, gr.Dataset) and example:
+                typed = example[0]
+            yield from answer(engine, typed, *rest)
+
+        inputs = [box, examples, chat, turns, mode, guard, kept, adapter]
+        outputs = [box, chat, turns, chip, status]
+        asked = gr.on(
+            [box.submit, examples.click], speak, inputs, outputs, concurrency_limit=8, show_progress="hidden", api_visibility="private"
+        )
+        box.stop(None, cancels=[asked]).then(stopped, None, [box, status], show_progress="hidden", api_visibility="private")
+        clear.click(None, cancels=[asked]).then(cleared, None, outputs, show_progress="hidden", api_visibility="private")
+        load.click(partial(load_adapter, engine), [name, folder], [loaded, adapter], show_progress="minimal", api_visibility="private")
+        page.load(None, js=NAME_BUTTONS)
+        page.load(partial(watch, engine), None, [model, adapter], concurrency_limit=None, show_progress="hidden", api_visibility="private")
+    return page
+
+
+def answer(
+    engine: Later,
+    text: str,
+    shown: list[Any],
+    turns: Turns,
+    mode: Mode,
+    guard: bool,
+    kept: float,
+    adapter: str,
+) -> Iterator[tuple[Any, ...]]:
+    """Answer one question as new values for box, chat, turns, chip, status. Closing it stops the engine."""
+    shown = [*shown, {"role": "user", "content": text.strip()}, {"role": "assistant", "content": ""}]
+    history = turns[len(turns) - 2 * min(int(kept), len(turns) // 2) :]
+    busy, idle = gr.update(submit_btn=False, stop_btn=True), gr.update(submit_btn=True, stop_btn=False)
+
+    def said(words: str) -> list[Any]:
+        return [*shown[:-1], {"role": "assistant", "content": words}]
+
+    try:
+        text = check_question(text)
+        yield gr.update(value="", submit_btn=False, stop_btn=True), shown, turns, gr.skip(), "…"
+        request = Request(text, mode=mode, adapter=None if adapter == "auto" else adapter, guard=guard, history=history)
+        painted = 0.0
+        with closing(timed(stream(request, engine))) as replies:
+            for reply, speed in replies:
+                if not (reply.done or time.monotonic() - painted > FRAME):
+                    continue
+                painted = time.monotonic()
+                now = (*turns, Message(role="user", content=text), Message(role="assistant", content=reply.text)) if reply.text else turns
+                yield (idle if reply.done else busy), said(reply.text), now, chip_for(reply), pace(reply, speed)
+                while not reply.done and not engine.settled(0.5):
+                    yield busy, shown, turns, gr.skip(), "waiting for the model to load"
+    except TwofoldError as error:
+        yield idle, said(f"⚠️ {error}"), turns, chip_html("", "no answer"), ""
+    except Exception as error:  # the surface: the page must stay alive whatever the engine does
+        logging.getLogger(__name__).exception("the answer failed")
+        yield idle, said(f"⚠️ The answer failed: {error}"), turns, chip_html("", "no answer"), ""
+
+
+def stopped() -> tuple[Any, ...]:
+    """Return box and status after Stop; what was said stays."""
+    return gr.update(submit_btn=True, stop_btn=False), "stopped"
+
+
+def cleared() -> tuple[Any, ...]:
+    """Return box, chat, turns, chip, status of a fresh page."""
+    return gr.update(submit_btn=True, stop_btn=False), [], (), chip_html("", HINT), ""
+
+
+def load_adapter(engine: Later, name: str, folder: str) -> tuple[Any, ...]:
+    """Load one more adapter while the app runs; returns the note about it and the adapter list with it chosen."""
+    name, folder = name.strip(), folder.strip()
+    try:
+        if not (name and folder):
+            raise TwofoldError("give the adapter a name and the folder that holds it")
+        engine.load(name, folder)
+    except TwofoldError as error:
+        return f"⚠️ {html.escape(str(error))}", gr.skip()
+    except Exception as error:  # the surface
+        logging.getLogger(__name__).exception("loading an adapter failed")
+        return f"⚠️ It could not be loaded: {html.escape(str(error))}", gr.skip()
+    return f"{html.escape(name)} is loaded and speaks from now on", gr.update(choices=["auto", *sorted(engine.adapters)], value=name)
+
+
+def watch(engine: Later) -> Iterator[tuple[Any, ...]]:
+    """Follow the model's loading from a page that was opened meanwhile: values for the badge and the adapter list."""
+    while not engine.settled(0.5):
+        yield model_badge(engine), gr.skip()
+    yield model_badge(engine), gr.skip() if engine.failure else gr.update(choices=["auto", *sorted(engine.adapters)])
+
+
+def model_badge(engine: Later) -> str:
+    """Say how the model is: loading, ready, or why it cannot be had."""
+    if not engine.settled():
+        return f"<span class='dot loading'></span>loading {html.escape(engine.name)} …"
+    if engine.failure:
+        return f"<span class='dot failed'></span>{html.escape(str(engine.failure))}"
+    return f"<span class='dot ready'></span>{html.escape(engine.name)} is ready"
+
+
+def chip_for(reply: Reply) -> str:
+    """Show who speaks in a reply, and why."""
+    return chip_html(reply.chip, reply.route.why)
+
+
+def chip_html(name: str, why: str) -> str:
+    """Draw the chip: icon, name and colour, with the reason beside it. An adapter that was loaded later has a colour of its own."""
+    kind = name.lower() if name in ICONS else "other"
+    icon = f"<svg viewBox='0 0 24 24' aria-hidden='true'><path d='{ICONS.get(name, ICONS[''])}'/></svg>"
+    return f"<span class='chip {kind or 'idle'}'>{icon}{html.escape(name or 'IDLE')}</span><span class='why'>{html.escape(why)}</span>"
