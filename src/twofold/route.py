@@ -1,0 +1,129 @@
+"""The router and guardrail: one look at a question, and out comes who answers it and why.
+
+The topic gate is the classifier's topic head (which counts the terms of a strict lexicon) plus the names of the user's own notebook.
+Below `NO` a question is declined, above `YES` it is clearly data science, in between it is answered and `why` says so: a refusal of a
+real question costs the user more than an answer to a stray one.
+
+Limits: the gate keeps a data-science assistant on its subject; it is no safety filter, and a stray question that borrows the vocabulary
+("a limerick about histograms") is answered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+
+from twofold import classify
+from twofold.classify import Classifier, Guess, logit, sigmoid
+from twofold.types import Message, Request, Route
+
+NO = 0.36
+"""Topic probability under which a question is declined. Chosen in cross-validation on the training split, see train/router.py."""
+YES = 0.65
+"""Topic probability from which a question is clearly data science."""
+RECALL = 0.5
+"""Probability from which a question refers back to an earlier turn."""
+NAME_WEIGHT = 1.5
+"""Logits that each name of the notebook adds to the topic, up to MOST_NAMES of them."""
+MOST_NAMES = 2
+STRAY_FOLLOW_UP = 0.02
+"""Topic probability under which even a follow-up is judged on its own: "now write a poem" after a question about pandas."""
+DEPTH = 4
+"""How many turns a chain of follow-ups is followed back."""
+UNDECIDED = 0.12
+"""Distance from 0.5 within which a follow-up takes over the last answer's kind."""
+
+_NAMED = re.compile(r"[^\W\d]\w+")
+_SHORT_WORDS = 9
+
+
+def names(text: str, notebook: str) -> list[str]:
+    """Return the names in a rendered `notebook` schema that occur in `text` as whole words; "unit price" matches unit_price."""
+    if not notebook:
+        return []
+    asked = f" {' '.join(_NAMED.findall(classify.normalise(text).replace('_', ' ')))} "
+    found = [name for name in _schema_names(notebook) if f" {name.casefold().replace('_', ' ')} " in asked]
+    return list(dict.fromkeys(found))
+
+
+def _schema_names(notebook: str) -> Iterable[str]:
+    """Yield the names in lines such as `df: 120 rows; price float64, "unit price" str`."""
+    for line in notebook[:20_000].splitlines():
+        frame, _, columns = line.partition(":")
+        for part in [f"{frame} frame", *columns.partition(";")[2].split(", ")]:
+            name = part.strip().rpartition(" ")[0].strip('"')
+            if len(name) > 2:
+                yield name
+
+
+def decide(request: Request, *, classifier: Classifier | None = None) -> Route:
+    """Decide who answers a request, and say why. `classifier` replaces the packaged one (training measures its own).
+
+    A chosen adapter wins over everything, a chosen mode over the intent head. Off topic, the route declines (adapter None) when the guard
+    is on and is "base" when it is off. Raises TwofoldError when the packaged weights are missing.
+    """
+    return _decide(request, classifier or classify.load(), DEPTH)
+
+
+def _decide(request: Request, classifier: Classifier, depth: int) -> Route:
+    guess = classifier.guess(request.text)
+    found, hints, everyday, *_ = classifier.listed(request.text)
+    named = names(request.text, request.notebook)
+    own = sigmoid(logit(guess.topic) + NAME_WEIGHT * min(len(named), MOST_NAMES))
+    refers = guess.recall >= RECALL
+    pure = refers and own >= STRAY_FOLLOW_UP and not found and not everyday and (own < YES or not hints)
+    earlier = _last_route(request, classifier, depth) if pure else None
+    topic, code = own, guess.code
+    if earlier is not None:
+        topic = earlier.scores["topic"]
+        if abs(code - 0.5) < UNDECIDED and request.mode == "auto":
+            code = earlier.scores["code"]
+    scores = {"topic": topic, "code": code, "recall": guess.recall}
+    inherited = earlier is not None
+
+    def route(adapter: str | None, why: str) -> Route:
+        return Route(adapter, why, recall=refers, language=guess.language, scores=scores)
+
+    if request.adapter:
+        return route(request.adapter, f"you chose the adapter {request.adapter}")
+    if not request.text.strip():
+        return route(None if request.guard else "base", "the question is empty")
+    lone = pure and earlier is None and len(request.text.split()) <= _SHORT_WORDS
+    if topic < NO and not lone:
+        about = "follows up on a question that is not about data science" if inherited else "not about data science"
+        return route(None, about) if request.guard else route("base", f"{about}, and the guard is off")
+    adapter, why = _answerer(request, guess, code, found, classifier)
+    if inherited:
+        why = f"follows up on the last question; {why}"
+    if topic < YES:
+        doubt = "seems to follow up, but there is no earlier question" if lone else "perhaps not about data science"
+        why = f"{why}; {doubt}, answered all the same"
+    elif named and not found and guess.topic < YES and not inherited:
+        why = f"{why}; names your {_quoted(named[:2])}"
+    return route(adapter, why)
+
+
+def _answerer(request: Request, guess: Guess, code: float, found: list[str], classifier: Classifier) -> tuple[str, str]:
+    """Return "code" or "theory" and the words that decided between them."""
+    if request.mode != "auto":
+        return ("code", "you chose Code") if request.mode == "code" else ("theory", "you chose Explain")
+    wants_code = code >= 0.5
+    kind = "asks for code" if wants_code else "asks for an explanation"
+    inherited = wants_code != (guess.code >= 0.5)
+    words = found[:2] if inherited else classifier.telling(request.text, "intent", against=not wants_code)
+    return "code" if wants_code else "theory", f"{kind} ({_quoted(words)})" if words else kind
+
+
+def _last_route(request: Request, classifier: Classifier, depth: int) -> Route | None:
+    """Return the route that the last user turn would get without a guard, or None when there is none to look at."""
+    turns: tuple[Message, ...] = request.history
+    for index in range(len(turns) - 1, -1, -1):
+        if turns[index]["role"] == "user" and depth > 0:
+            last = replace(request, text=turns[index]["content"], mode="auto", adapter=None, guard=False, history=turns[:index])
+            return _decide(last, classifier, depth - 1)
+    return None
+
+
+def _quoted(words: Iterable[str]) -> str:
+    return ", ".join(f'"{word}"' for word in words)
