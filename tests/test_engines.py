@@ -248,6 +248,17 @@ def test_a_third_adapter_loads_without_a_restart(tiny_folder: Path) -> None:
         one_line(caught)
 
 
+def test_an_adapter_that_loads_after_an_answer_leaves_the_weights_alone(tiny_folder: Path) -> None:
+    import torch
+
+    engine = open_local(str(tiny_folder), adapters={})
+    ids = torch.tensor([engine._prompt([{"role": "user", "content": "What is the mean?"}], "base")])
+    before = engine._step(ids, engine._cache(), "base")
+    for name in ("code", "stop"):
+        engine.load(name, tiny_folder / name)
+        assert torch.equal(engine._step(ids, engine._cache(), "base"), before)
+
+
 def test_an_adapter_that_does_not_fit_changes_nothing(tiny: Local, tiny_folder: Path, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
