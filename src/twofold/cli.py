@@ -49,11 +49,11 @@ STAGES = {
     "train quantize": Stage("twofold.train.quantize", "round the base to 4-bit NF4", "train"),
     "train code": Stage("twofold.train.qlora", "the CODE adapter", "train", {"adapter": "code"}),
     "train theory": Stage("twofold.train.qlora", "the THEORY adapter", "train", {"adapter": "theory"}),
+    "train adapter": Stage("twofold.train.qlora", "an adapter of your own, from your own rows", "train"),
     "train router": Stage("twofold.train.router", "the router and guardrail", "train"),
     "data build": Stage("twofold.datasets.build", "build the chat rows from data/sources", "data"),
     "data notes": Stage("twofold.datasets.notes", "gather the examples and cards that answers draw on", "data"),
     "data check": Stage("twofold.datasets.check", "run and check every row", "data"),
-    "data stats": Stage("twofold.datasets.stats", "count what the rows hold", "data"),
     "eval": Stage("twofold.evals.report", "run the evaluation suites and write results/", "data"),
     "bench cpu": Stage("twofold.evals.speed", "time to first token, tokens a second, memory on this machine", "train"),
 }
