@@ -26,7 +26,7 @@ def check_question(text: str) -> str:
 
 
 def speaker(route: Route, engine: Engine) -> str:
-    """The adapter that will really speak: the route's, or BASE where CODE or THEORY is not loaded. Raises TwofoldError for an unknown name."""
+    """The adapter that will really speak: the route's, or BASE where CODE or THEORY is not loaded. Raises TwofoldError for another name."""
     wanted = route.adapter or BASE
     if wanted in engine.adapters:
         return wanted

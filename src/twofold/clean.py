@@ -12,7 +12,9 @@ from typing import Literal
 Form = Literal["code", "prose", "free"]
 
 _MARKS = ("[INST]", "[/INST]", "<s>", "</s>", "<pad>")
-_LEAD = re.compile(r"\s*(?:(?:Answer|Assistant|Response)\s*:\s*)?", re.I)
+_MARK = re.compile("|".join(map(re.escape, _MARKS)))
+_BLANK = re.compile(rf"(?:\s|{_MARK.pattern})*")
+_LINE_END = re.compile(rf"[ \t]*(?:\n|{_MARK.pattern}|\Z)")
 _LEADS = ("answer:", "assistant:", "response:")
 _FENCE = re.compile(r"^[ \t]*```[^\n]*$", re.M)
 _SENTENCE = re.compile(r".+?(?:[.!?](?=\s)|\n+|$)\s*", re.S)
@@ -24,35 +26,30 @@ def form_of(adapter: str | None) -> Form:
     return "code" if adapter == "code" else "prose" if adapter == "theory" else "free"
 
 
-def _without_marks(text: str, final: bool) -> tuple[str, bool]:
-    """Cut at the first chat mark; hold back an end that may become one. Returns the text and whether a mark ended it."""
-    at = min((found for mark in _MARKS if (found := text.find(mark)) >= 0), default=-1)
-    if at == 0 or (at > 0 and not text[:at].strip()):  # an echoed opening mark: what follows is still wanted
-        mark = next(mark for mark in _MARKS if text.startswith(mark, at))
-        return _without_marks(text[at + len(mark) :], final)
-    if at > 0:
-        return text[:at], True
-    if not final:
-        for size in range(min(7, len(text)), 0, -1):
-            if any(mark.startswith(text[-size:]) for mark in _MARKS):
-                return text[:-size], False
-    return text, final
+def _alike(text: str, word: str) -> bool:
+    """True when text and word agree as far as both reach, letter case aside."""
+    return all(one.casefold() == other.casefold() for one, other in zip(text, word, strict=False))
 
 
-def _without_echo(text: str, prompt: str, final: bool) -> str:
-    """Drop a repetition of the question and a lead such as "Answer:" from the start; hold everything while it may still be one."""
-    body = text.lstrip()
-    for _ in range(2):
-        if prompt and body.casefold().startswith(prompt.casefold()):
-            body = body[len(prompt) :].lstrip()
-        elif not final and prompt.casefold().startswith(body.casefold()):
-            return ""
-        lead = _LEAD.match(body)
-        rest = body[lead.end() :] if lead else body
-        if not final and rest == body and any(word.startswith(body.casefold()) for word in _LEADS):
-            return ""
-        body = rest
-    return body
+def _start(text: str, prompt: str, final: bool) -> str:
+    """Drop chat marks, repetitions of the question and leads such as "Answer:" from the start; "" while one may still be coming.
+
+    A question is repeated only where its line or sentence ends too: "overfitting" may well be answered by "Overfitting is ...".
+    """
+    while True:
+        text = _BLANK.sub("", text, count=1)
+        for word in (prompt, *_LEADS) if prompt else _LEADS:
+            if not _alike(text, word):
+                continue
+            rest = text[len(word) :]
+            if not final and (len(text) < len(word) or (word == prompt and not rest.strip(" \t"))):
+                return ""
+            ends = word != prompt or _LINE_END.match(rest) or (not word[-1].isalnum() and rest[0].isspace())
+            if len(text) >= len(word) and ends:
+                text = rest
+                break
+        else:
+            return text
 
 
 def _loops(lines: list[str]) -> bool:
@@ -84,20 +81,19 @@ def _until_loop(text: str, final: bool) -> str:
 def _code(text: str, final: bool) -> str:
     opening = _FENCE.search(text)
     if not opening:
-        bare = text.strip().strip("`").strip() if final else ""
-        return f"```python\n{_until_loop(bare, True)}\n```" if bare and parses(bare) else bare if final else ""
+        bare = _until_loop(text.strip().strip("`").strip(), True) if final else ""
+        return f"```python\n{bare}\n```" if bare and parses(bare) else bare
     if opening.end() == len(text) and not final:
         return ""
     body = text[opening.end() :].removeprefix("\n")
     closing = _FENCE.search(body)
-    if closing:
-        return f"```python\n{_until_loop(body[: closing.start()], True).strip(chr(10)).rstrip()}\n```"
-    if final:
-        return f"```python\n{_until_loop(body, True).strip(chr(10)).rstrip()}\n```"
+    ended = final or closing is not None
+    body = body[: closing.start()] if closing else body
     head, _, last = body.rpartition("\n")
     if re.fullmatch(r"[ \t]*`{0,3}", last):  # may become the closing fence
         body = head
-    return f"```python\n{_until_loop(body, False).strip(chr(10))}".rstrip()
+    code = _until_loop(body, ended).strip("\n").rstrip()
+    return f"```python\n{code}" + "\n```" * ended if code else ""
 
 
 def _prose(text: str, final: bool) -> str:
@@ -127,7 +123,7 @@ def _prose(text: str, final: bool) -> str:
         if key and not growing:
             seen.add(key)
         kept.append(sentence)
-    return "".join(kept).rstrip()
+    return "".join(kept).strip()
 
 
 def parses(code: str) -> bool:
@@ -141,8 +137,13 @@ def parses(code: str) -> bool:
 
 def clean(raw: str, form: Form, prompt: str = "", *, final: bool) -> str:
     """Clean all raw text so far. final: no more comes. Linear in the length of the text for each call."""
-    text, ended = _without_marks(raw.replace("\r\n", "\n").replace("\r", "\n" if final else "\r"), final)
-    text = _without_echo(text, prompt.strip(), ended)
+    if not final:  # hold back what may become a mark
+        held = max((size for mark in _MARKS for size in range(1, len(mark)) if raw.endswith(mark[:size])), default=0)
+        raw = raw[: len(raw) - held]
+    text = _start(raw.replace("\r\n", "\n").replace("\r", "\n"), prompt.strip(), final)
+    mark = _MARK.search(text)
+    ended = final or mark is not None
+    text = text[: mark.start()] if mark else text
     if form == "code":
         return _code(text, ended)
     if form == "prose":
@@ -165,6 +166,6 @@ def stream(pieces: Iterable[str], form: Form, prompt: str = "") -> Iterator[str]
 
 
 def code_of(text: str) -> str:
-    """The Python inside the first fenced block of an answer, or ""."""
-    block = re.search(r"```(?:python|py)?\n(.*?)(?:\n```|\Z)", text, re.S)
-    return block.group(1) if block else ""
+    """The Python inside the first fenced block of an answer that is Python or names no language, or ""."""
+    blocks = re.finditer(r"^[ \t]*```([^\n]*)\n(.*?)(?:^[ \t]*```|\Z)", text, re.S | re.M)
+    return next((block[2].removesuffix("\n") for block in blocks if block[1].strip().lower() in ("python", "py", "")), "")

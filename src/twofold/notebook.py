@@ -7,12 +7,12 @@ from typing import Any
 
 MAX_COLUMNS = 40
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
-_CHAT_TOKENS = re.compile(r"\[/?INST\]|</?s>|```", re.I)
+_CHAT_TOKENS = re.compile(r"\[/?INST\]|</?s>|<pad>|`{3,}", re.I)
 
 
 def safe_name(name: object) -> str:
     """A column or variable name as one harmless word: bare when it is an identifier, JSON-escaped otherwise, at most 60 characters."""
-    text = _CHAT_TOKENS.sub("", _CONTROL.sub(" ", str(name)))[:60]
+    text = _CHAT_TOKENS.sub(" ", _CONTROL.sub(" ", str(name).encode("utf-8", "replace").decode()))[:60]
     return text if re.fullmatch(r"\w+", text) else json.dumps(text, ensure_ascii=False)
 
 

@@ -75,7 +75,7 @@ def make(columns: Sequence[Column], seed: int, rows: int = 120, ids: Mapping[str
         elif col.kind == "cat":
             share = rng.dirichlet(np.full(len(col.levels), 6.0))
             values = rng.choice(np.array(col.levels, dtype=object), size=rows, p=share)
-            values[: len(col.levels)] = col.levels
+            values[: len(col.levels)] = col.levels[:rows]
         elif col.kind in ("date", "datestr"):
             span = pd.date_range(col.start, periods=rows, freq=col.freq)
             values = span if col.kind == "date" else span.strftime("%Y-%m-%d").to_numpy(dtype=object)

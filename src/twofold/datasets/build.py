@@ -135,7 +135,8 @@ def code_row(intent: rows.Intent, others: Sequence[rows.Intent], known: Mapping[
     if not shown and rng.random() < 0.08 and not filled.files:
         question = rng.choice(INTROS).format(df=variable, columns=", ".join(col.name for col in frame.columns)) + " " + question
     question = rough(question, rng, (*columns, *filled.said.values()))
-    solution, check, turns = intent.solution, intent.check, []
+    solution, check = intent.solution, intent.check
+    turns: list[Message] = []
     notes: list[Note] = []
     drawn = rng.random()
     if not evaluation and drawn < 0.62:
@@ -148,7 +149,8 @@ def code_row(intent: rows.Intent, others: Sequence[rows.Intent], known: Mapping[
     if intent.follow and rng.random() < 0.25:
         follow = rng.choice(intent.follow)
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": fenced(rows.substitute(solution, filled.code))}]
-        question = rough(say(rng.choice(follow.asks), filled, intent.slots, rng), rng, columns)
+        asks = follow.asks[-1:] if evaluation else follow.asks[:-1]
+        question = rough(say(rng.choice(asks), filled, intent.slots, rng), rng, columns)
         solution, check = follow.solution, follow.check
     messages = prompts.compose("code", question, notebook=shown, notes=notes, recalled=turns)
     answer = fenced(rows.substitute(solution, filled.code))

@@ -247,7 +247,7 @@ def fill(intent: Intent, known: Mapping[str, Frame], rng: random.Random, mention
 
 def _typical(col: Column, rng: random.Random) -> str:
     value = col.low + (col.high - col.low) * rng.uniform(0.3, 0.6)
-    step = 10 ** (len(str(int(max(abs(col.high), 1)))) - 2)
+    step = 10 ** (len(str(int(max(col.high - col.low, 1)))) - 2)
     return str(int(value / step) * int(step)) if step >= 1 and value >= step else f"{value:.1f}"
 
 

@@ -1,0 +1,226 @@
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import pytest
+
+from twofold.datasets import build, check, rows
+from twofold.datasets.rows import Card, Frame, Intent
+from twofold.types import TwofoldError
+
+CODE, THEORY = ("train.jsonl", "eval.jsonl"), ("train_theory.jsonl", "eval_theory.jsonl")
+Row = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def intents() -> list[Intent]:
+    return rows.intents()
+
+
+@pytest.fixture(scope="module")
+def cards() -> list[Card]:
+    return rows.cards()
+
+
+@pytest.fixture(scope="module")
+def known() -> dict[str, Frame]:
+    return rows.frames()
+
+
+@pytest.fixture(scope="module")
+def data() -> dict[str, list[Row]]:
+    return {name: rows.read(rows.ROOT / "data" / name) for name in (*CODE, *THEORY)}
+
+
+def asked(row: Row) -> list[str]:
+    """Every user turn, without its notebook block."""
+    texts = [turn["content"] for turn in row["messages"] if turn["role"] == "user"]
+    return [text.partition("\n\n")[2] if text.startswith("Notebook:\n") else text for text in texts]
+
+
+# --- sources
+
+
+def test_every_source_is_clean(intents: list[Intent], cards: list[Card]) -> None:
+    assert [f"{one.id}: {fault}" for one in intents for fault in check.lint_intent(one)] == []
+    assert [f"{one.id}: {fault}" for one in cards for fault in check.lint_card(one)] == []
+
+
+def test_ids_are_unique_and_the_held_out_exist(intents: list[Intent], cards: list[Card]) -> None:
+    ids = [one.id for one in intents] + [one.id for one in cards]
+    assert len(set(ids)) == len(ids) > 400
+    assert build.heldout() < set(ids)
+    assert any(one.id in build.heldout() for one in intents)
+    assert any(one.id in build.heldout() for one in cards)
+
+
+def test_lint_tells_what_is_missing(intents: list[Intent], cards: list[Card]) -> None:
+    poor = replace(intents[0], asks=("$nothing",), solution="x\n" * 26, check=" ")
+    assert len(check.lint_intent(poor)) == 4
+    wrong = replace(cards[0], definition=cards[0].definition[:1], must_not=(r"\w",), must=("never-said",), names_in={})
+    assert len(check.lint_card(wrong)) == 1 + 1 + 1 + 1 + 7
+
+
+def test_a_broken_source_is_named(tmp_path: Any) -> None:
+    (tmp_path / "a.toml").write_text('[[intent]]\nid = "x"\nsurprise = 1\n')
+    with pytest.raises(TwofoldError, match=r"a\.toml: x: .*surprise"):
+        rows.intents(tmp_path)
+    (tmp_path / "a.toml").write_text("[[intent\n")
+    with pytest.raises(TwofoldError, match=r"a\.toml: not valid TOML"):
+        rows.intents(tmp_path)
+
+
+# --- filling
+
+
+def columns_of(intent: Intent, filled: rows.Filled) -> list[tuple[str, str]]:
+    """(frame slot, column) of every column slot."""
+    found = []
+    for slot, spec in intent.slots.items():
+        match = rows._SLOT.match(spec) if isinstance(spec, str) else None
+        if match and match["kind"] in rows._KINDS:
+            names = filled.said[slot].replace(" and ", ", ").split(", ")
+            found += [("other" if intent.slots.get(match["frame"]) == "frame2" else "main", name) for name in names]
+    return found
+
+
+def test_fill_takes_distinct_columns_that_exist(intents: list[Intent], known: Mapping[str, Frame]) -> None:
+    rng = random.Random(0)
+    for intent in intents:
+        filled = rows.fill(intent, known, rng)
+        columns = columns_of(intent, filled)
+        assert len(set(columns)) == len(columns), (intent.id, columns)
+        there = {col.name for frame in filled.frames.values() for col in frame.columns}
+        assert {name for _, name in columns} <= there, intent.id
+        new = [filled.code[slot] for slot, spec in intent.slots.items() if spec == "newcol"]
+        assert len(set(new)) == len(new), (intent.id, new)
+        assert not there & set(new), (intent.id, new)
+        assert set(filled.files.values()) <= set(filled.frames), intent.id
+        assert set(filled.said) == set(filled.code) == set(intent.slots)
+
+
+def test_a_slot_that_is_not_mentioned_takes_its_first_value(intents: list[Intent], known: Mapping[str, Frame]) -> None:
+    rng = random.Random(0)
+    for intent in intents:
+        filled = rows.fill(intent, known, rng, ())
+        for slot, spec in intent.slots.items():
+            if spec == "frame":
+                assert filled.code[slot] == "df"
+            elif not isinstance(spec, str):
+                assert filled.code[slot] == str(next(iter(spec))), (intent.id, slot)
+
+
+def test_a_mentioned_slot_takes_every_value(known: Mapping[str, Frame], intents: list[Intent]) -> None:
+    intent = replace(intents[0], slots={"df": "frame", "how": {"mean": ["average"], "sum": ["total", "sum"]}, "n": [1, 2]})
+    drawn = [rows.fill(intent, known, random.Random(seed), ("how", "n")) for seed in range(40)]
+    assert {(one.said["how"], one.code["how"]) for one in drawn} == {("average", "mean"), ("total", "sum"), ("sum", "sum")}
+    assert {one.code["n"] for one in drawn} == {"1", "2"}
+    assert {one.code["df"] for one in drawn} == {"df"}
+
+
+def test_a_mark_without_a_value_is_an_error() -> None:
+    assert rows.substitute("$$5 for $x", {"x": "y"}) == "$5 for y"
+    for text in ("$missing", "cost $5"):
+        with pytest.raises(TwofoldError, match="slot without a value"):
+            rows.substitute(text, {})
+
+
+# --- rendering
+
+
+@pytest.fixture
+def loaded_once(intents: list[Intent], cards: list[Card], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "intents", lambda: intents)
+    monkeypatch.setattr(rows, "cards", lambda: cards)
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_building_is_deterministic() -> None:
+    config = build.Config(code=320, theory=300, base=0.1)
+    for adapter in ("code", "theory"):
+        first = list(build.render(config, adapter))
+        assert first == list(build.render(config, adapter))
+        assert first != list(build.render(replace(config, seed=1), adapter))
+        assert list(islice(build.evaluation_rows(adapter), 50)) == list(islice(build.evaluation_rows(adapter), 50))
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_files_are_what_build_writes(data: dict[str, list[Row]]) -> None:
+    for train, held in (CODE, THEORY):
+        adapter = "theory" if "theory" in train else "code"
+        built = [*build.numbered(train.removesuffix(".jsonl"), islice(build.render(build.Config(), adapter), 400))]
+        built += build.numbered(held.removesuffix(".jsonl"), build.evaluation_rows(adapter))
+        kept = {row["id"]: row for row in (*data[train], *data[held])}
+        assert [row["id"] for row in built if row != kept.get(row["id"])] == [], "stale: run `twofold data build`"
+
+
+def test_roles_alternate_and_ids_are_unique(data: dict[str, list[Row]]) -> None:
+    for name, found in data.items():
+        assert len({row["id"] for row in found}) == len(found)
+        for row in found:
+            roles = [turn["role"] for turn in row["messages"]]
+            assert roles in (["system", "user", "assistant"], ["system", "user", "assistant", "user", "assistant"]), (name, row["id"])
+            assert all(turn["content"].strip() for turn in row["messages"]), (name, row["id"])
+
+
+def test_nothing_held_out_is_trained_on(data: dict[str, list[Row]], cards: list[Card]) -> None:
+    frozen = build.heldout()
+    for name in ("train.jsonl", "train_theory.jsonl"):
+        assert [row["id"] for row in data[name] if row["source"].partition(":")[2] in frozen] == []
+    trained = "\n".join(turn["content"] for row in data["train_theory.jsonl"] for turn in row["messages"])
+    assert [one.id for one in cards if one.id in frozen and any(text in trained for text in one.definition)] == []
+    for name in ("eval.jsonl", "eval_theory.jsonl"):
+        assert {row["slice"] for row in data[name]} == {"known", "heldout"}
+        assert all((row["slice"] == "heldout") == (row["source"].partition(":")[2] in frozen) for row in data[name])
+
+
+def test_no_evaluation_question_is_trained_on(data: dict[str, list[Row]]) -> None:
+    for train, held in (CODE, THEORY):
+        seen = set()
+        for text in (text for row in data[train] for text in asked(row)):
+            parts = text.split("\n\n")
+            seen |= {"\n\n".join(parts[at:]) for at in range(len(parts))}  # the question is what follows the notes
+        assert [row["id"] for row in data[held] if asked(row)[0] in seen] == []
+
+
+# --- execution
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 and later warn of threads, which the children do not use
+def test_solutions_pass_their_checks_and_wrong_ones_do_not(intents: list[Intent], known: Mapping[str, Frame]) -> None:
+    drawn = random.Random(7).sample(intents, 12)
+    right = [next(check.intent_tasks(intent, known, 1, 0)) for intent in drawn]
+    empty = [replace(task, name=f"empty {task.name}", code="None") for task in right]
+    broken = [
+        replace(right[0], name="raises", code="1 / 0"),
+        replace(right[0], name="no syntax", code="df["),
+        replace(right[0], name="leaves", code="import os\nos._exit(0)"),
+        replace(right[0], name="exits", code="raise SystemExit"),
+        replace(right[0], name="surrogate", code="raise ValueError('\\ud800')"),
+    ]
+    failures = dict(check.execute_all([*right, *empty, *broken], known, jobs=2))
+    assert {task.name: failures[task.name] for task in right} == {task.name: "" for task in right}
+    assert [task.name for task in empty if not failures[task.name]] == []
+    assert failures["raises"].startswith("solution line 1: ZeroDivisionError: division by zero  | 1 / 0")
+    assert "SyntaxError" in failures["no syntax"]
+    assert failures["leaves"] == "ended the process"
+    assert "SystemExit" in failures["exits"]
+    assert "ValueError" in failures["surrogate"]
+
+
+def test_a_subtly_wrong_solution_is_caught(intents: list[Intent], known: Mapping[str, Frame]) -> None:
+    slots, solution = {"df": "frame", "col": "numeric"}, '$df["$col"].sum()'
+    intent = replace(
+        intents[0], slots=slots, solution=solution, check=f"assert _last == {solution}", alternatives=(f"{solution} + 1",), follow=()
+    )
+    right, wrong = check.intent_tasks(intent, known, 1, 0)
+    assert check.execute(right, known) == ""
+    assert check.execute(wrong, known).startswith("check line 1: AssertionError")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_an_endless_row_is_killed(known: Mapping[str, Frame]) -> None:
+    name, failure = check._run_forked((check.Task("endless", "while True: pass", "", ()), known, 1.0))
+    assert (name, failure) == ("endless", "killed by signal 14 (limit 1 s)")

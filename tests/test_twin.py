@@ -1,0 +1,71 @@
+import pandas as pd
+import pytest
+
+from twofold.twin import Column, column, make
+
+ALL = (
+    column("id", "id"),
+    column("price", "float 15 900"),
+    column("small", "float 0 1"),
+    column("count", "int 1 9"),
+    column("region", "cat North|South|West"),
+    column("won", "binary 0.3"),
+    column("day", "date 2024-01-01 D"),
+    column("week", "datestr 2024-01-01 W"),
+    column("note", "text"),
+    column("shop", "ref shops"),
+)
+
+
+def test_same_arguments_same_frame() -> None:
+    pd.testing.assert_frame_equal(make(ALL, 3), make(ALL, 3))
+    assert not make(ALL, 3).equals(make(ALL, 4))
+
+
+def test_every_kind_is_as_declared() -> None:
+    frame = make(ALL, 0, rows=200)
+    assert list(frame.columns) == [one.name for one in ALL]
+    assert frame["id"].is_unique
+    assert frame["price"].between(15, 900).all()
+    assert (frame["price"] == frame["price"].round(2)).all()
+    assert frame["price"].dtype == "float64"
+    assert frame["small"].nunique() > 100
+    assert frame["count"].dtype == "int64"
+    assert set(frame["count"]) <= set(range(1, 10))
+    assert set(frame["region"]) == {"North", "South", "West"}
+    assert set(frame["won"]) == {0, 1}
+    assert 0.2 < frame["won"].mean() < 0.4
+    assert frame["day"].dtype.kind == "M"
+    assert frame["day"].diff().dropna().eq(pd.Timedelta(days=1)).all()
+    assert frame["week"].str.fullmatch(r"\d{4}-\d\d-\d\d").all()
+    assert frame["note"].str.split().str.len().between(2, 6).all()
+    assert not frame.isna().to_numpy().any()
+
+
+def test_numbers_share_something_that_models_can_find() -> None:
+    frame = make([column(f"x{i}", "float 0 100") for i in range(4)], 1, rows=500)
+    assert frame.corr().abs().to_numpy().min() > 0.2
+
+
+def test_a_question_mark_means_some_nulls() -> None:
+    frame = make([column("x", "float? 0 1"), column("c", "cat? a|b"), column("d", "date? 2024-01-01 D")], 0, rows=1000)
+    assert frame.isna().mean().between(0.03, 0.1).all()
+
+
+def test_refs_point_into_the_other_frame() -> None:
+    ids = [11, 12, 13, 14, 15, 16]
+    shops = make([column("shop", "ref shops")], 0, ids={"shops": ids})["shop"]
+    assert set(shops) <= set(ids)
+    assert set(shops) != set(ids)  # some have no match, so that left and inner joins differ
+    assert set(make(ALL, 0)["shop"]) <= set(make(ALL, 0)["id"])
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_very_short_frames(rows: int) -> None:
+    assert len(make(ALL, 0, rows=rows)) == rows
+
+
+def test_an_unknown_kind_is_named() -> None:
+    with pytest.raises(ValueError, match="unknown column kind 'money' in x"):
+        column("x", "money 1 2")
+    assert column("x", "cat? a b|c d") == Column("x", "cat", levels=("a b", "c d"), nulls=0.06)
