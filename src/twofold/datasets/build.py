@@ -15,7 +15,8 @@ from twofold.datasets.phrases import ABOUT_ME, ASKING, BASE_TALK, CUES, FOLLOW_U
 from twofold.types import Message, Note, TwofoldError
 
 DTYPES = {"id": "int64", "ref": "int64", "float": "float64", "int": "int64", "cat": "str", "binary": "int64", "date": "datetime64", "datestr": "str", "text": "str"}
-EVAL_ASKS = 2  # the last asks of each intent and card are kept for evaluation
+EVAL_ASKS = 2  # the last asks of each intent and card are kept for evaluation; of the asks in other languages the last one
+FOREIGN = 0.15  # share of code rows that are asked in another language than English
 
 # What an answer to each kind of question is made of, in order; a "?" part joins every other time.
 PARTS: Mapping[str, tuple[str, ...]] = {
@@ -84,8 +85,8 @@ def rough(text: str, rng: random.Random, keep: Iterable[str]) -> str:
     return text
 
 
-def say(text: str, filled: rows.Filled, slots: Mapping[str, Any], rng: random.Random) -> str:
-    """An ask with its slots in words: column names bare, quoted or in backticks."""
+def say(text: str, filled: rows.Filled, slots: Mapping[str, Any], rng: random.Random, language: str = "") -> str:
+    """An ask with its slots in words: column names bare, quoted or in backticks, lists with "and" in English and commas elsewhere."""
     mark = rng.choices(("{}", "'{}'", "`{}`", '"{}"'), (76, 9, 8, 7))[0]
     said = dict(filled.said)
     for slot, spec in slots.items():
@@ -93,6 +94,8 @@ def say(text: str, filled: rows.Filled, slots: Mapping[str, Any], rng: random.Ra
         quoted = re.search(r"""['"`]\$\{?%s\b""" % re.escape(slot), text)
         if bare and not quoted:
             said[slot] = mark.format(said[slot])
+        elif language and isinstance(spec, str) and "[" in spec:
+            said[slot] = ", ".join(json.loads(filled.code[slot]))
     return rows.substitute(text, said)
 
 
@@ -120,21 +123,34 @@ def fenced(code: str) -> str:
     return f"```python\n{code.strip()}\n```"
 
 
-def code_row(intent: rows.Intent, others: Sequence[rows.Intent], known: Mapping[str, rows.Frame], rng: random.Random, evaluation: bool = False) -> dict[str, Any]:
-    """One chat row of an intent. evaluation: a wording kept from training, the bare question."""
-    ask = rng.choice(intent.asks[-EVAL_ASKS:] if evaluation else intent.asks[:-EVAL_ASKS])
+def code_row(
+    intent: rows.Intent,
+    others: Sequence[rows.Intent],
+    known: Mapping[str, rows.Frame],
+    rng: random.Random,
+    evaluation: bool = False,
+    language: str = "",
+) -> dict[str, Any]:
+    """One chat row of an intent. evaluation: a wording kept from training, the bare question. language: "" draws English or another."""
+    if not language and not evaluation and intent.asks_in and rng.random() < FOREIGN:
+        language = rng.choice(list(intent.asks_in))
+    if language:
+        ask = rng.choice(intent.asks_in[language][-1:] if evaluation else intent.asks_in[language][:-1])
+    else:
+        ask = rng.choice(intent.asks[-EVAL_ASKS:] if evaluation else intent.asks[:-EVAL_ASKS])
     told = rows.mentioned(ask)
     silent = [slot for slot, spec in intent.slots.items() if slot not in told and isinstance(spec, str) and not spec.startswith("frame")]
     show = bool(silent) or rng.random() < (0.3 if evaluation else 0.35)
     names = {slot for slot, spec in intent.slots.items() if spec == "frame"} if show else set()  # a notebook block names the frame for the ask
     filled = rows.fill(intent, known, rng, told | names)
     columns = {name for slot, name in filled.code.items() if isinstance(intent.slots[slot], str)}
-    question = say(ask, filled, intent.slots, rng)
+    question = say(ask, filled, intent.slots, rng, language)
     variable, frame = next(iter(filled.frames.items()))
     shown = schema(filled, known, rng) if show else ""
-    if not shown and rng.random() < 0.08 and not filled.files:
+    if not shown and not language and rng.random() < 0.08 and not filled.files:
         question = rng.choice(INTROS).format(df=variable, columns=", ".join(col.name for col in frame.columns)) + " " + question
-    question = rough(question, rng, (*columns, *filled.said.values()))
+    if not language:
+        question = rough(question, rng, (*columns, *filled.said.values()))
     solution, check = intent.solution, intent.check
     turns: list[Message] = []
     notes: list[Note] = []
@@ -146,7 +162,7 @@ def code_row(intent: rows.Intent, others: Sequence[rows.Intent], known: Mapping[
             notes.append(example(rng.choice(near if near and rng.random() < 0.7 else others), known, rng))
         rng.shuffle(notes)
         notes = [note for note in notes if len(note.text) < 1200]
-    if intent.follow and rng.random() < 0.25:
+    if intent.follow and not language and rng.random() < 0.25:
         follow = rng.choice(intent.follow)
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": fenced(rows.substitute(solution, filled.code))}]
         asks = follow.asks[-1:] if evaluation else follow.asks[:-1]
@@ -300,6 +316,10 @@ def evaluation_rows(adapter: str) -> Iterator[dict[str, Any]]:
         for intent in found:
             for _ in range(3 if intent.id in frozen else 1):
                 yield {**code_row(intent, found, known, rng, evaluation=True), "slice": "heldout" if intent.id in frozen else "known"}
+        for number, intent in enumerate(one for one in found if one.asks_in and one.id not in frozen):
+            if number % 4 == 0:  # every fourth intent, the languages in turn
+                language = list(intent.asks_in)[number // 4 % len(intent.asks_in)]
+                yield {**code_row(intent, found, known, rng, evaluation=True, language=language), "slice": language}
     else:
         cards = rows.cards()
         for card in cards:

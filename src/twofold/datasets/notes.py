@@ -61,8 +61,10 @@ def spoken(asks: Sequence[str], slots: Mapping[str, Any]) -> Iterator[str]:
         yield rows.substitute(ask, said)
 
 
-def examples(intent: rows.Intent, known: Mapping[str, rows.Frame], asks: Sequence[str]) -> Source:
-    """An intent's solved examples, the same ones every time; the asks are its keys."""
+def examples(intent: rows.Intent, known: Mapping[str, rows.Frame], end: int | None) -> Source:
+    """An intent's solved examples, the same ones every time; the asks before `end` are its keys, with those in other languages."""
+    foreign = (ask for asks in intent.asks_in.values() for ask in (asks if end is None else asks[:-1]))
+    asks = (*intent.asks[:end], *foreign)
     notes = (build.example(intent, known, random.Random(f"{intent.id}/{number}")) for number in range(EXAMPLES))
     keys = (intent.id.replace("-", " "), intent.topic.replace("-", " "), *spoken(asks, intent.slots))
     return Source(tuple({note.text: note for note in notes}.values()), (), keys)
@@ -82,7 +84,7 @@ def sources(end: int | None = None) -> dict[Kind, list[Source]]:
     """All that is not held out, with the asks before `end`."""
     frozen, known = build.heldout(), rows.frames()
     return {
-        "example": [examples(one, known, one.asks[:end]) for one in rows.intents() if one.id not in frozen],
+        "example": [examples(one, known, end) for one in rows.intents() if one.id not in frozen],
         "card": [card(one, one.asks[:end]) for one in rows.cards() if one.id not in frozen],
     }
 
@@ -106,6 +108,16 @@ def trials(first: int = -build.EVAL_ASKS, end: int | None = None, heldout: bool 
     for one in rows.cards():
         theory += [Trial(build.rough(ask, rng, ()), one.id) for ask in one.asks[first:end] if (one.id in frozen) == heldout]
     return {"example": code, "card": theory}
+
+
+def foreign_trials() -> list[Trial]:
+    """The asks in other languages that training never sees, of every intent that is not held out."""
+    frozen, known, rng, found = build.heldout(), rows.frames(), random.Random("retrieve"), []
+    for intent in rows.intents():
+        for language, asks in intent.asks_in.items() if intent.id not in frozen else ():
+            filled = rows.fill(intent, known, rng, rows.mentioned(asks[-1]))
+            found.append(Trial(build.say(asks[-1], filled, intent.slots, rng, language), intent.id))
+    return found
 
 
 def percent(hits: Sequence[bool]) -> float:
@@ -153,6 +165,7 @@ def report(strays: Path) -> dict[str, Any]:
         }
     named = [Trial(f"what is {name}?", one.notes[0].source) for one in indexes["card"].sources for name in one.names]
     result["card"]["by_name"] = measure(indexes["card"], named)
+    result["example"]["other_languages"] = measure(indexes["example"], foreign_trials())
     result["example"]["with_notebook"] = measure(indexes["example"], kept["example"], schema=True)
     return result
 

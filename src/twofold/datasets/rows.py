@@ -57,6 +57,8 @@ class Intent:
     check: str
     alternatives: tuple[str, ...] = ()
     follow: tuple[Follow, ...] = ()
+    asks_in: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Asks in other languages, by ISO 639-1 code; from sources/asks_in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +133,20 @@ def _build(kind: type[T], path: Path, table: dict[str, Any]) -> T:
 
 def intents(folder: Path = SOURCES / "code") -> list[Intent]:
     """Load every code intent, in file order. Raises TwofoldError naming the file and the entry."""
+    spoken = asks_in(folder.parent / "asks_in")
     found = []
     for path, table in _tables(folder, "intent"):
         follow = tuple(_build(Follow, path, one) for one in table.pop("follow", []))
-        found.append(_build(Intent, path, {**table, "follow": follow}))
+        found.append(_build(Intent, path, {**table, "follow": follow, "asks_in": spoken.get(table.get("id", ""), {})}))
+    return found
+
+
+def asks_in(folder: Path) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Load the asks in other languages: intent id -> language -> asks."""
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    for path in sorted(folder.glob("*.toml")):
+        for name, languages in tomllib.loads(path.read_text(encoding="utf-8")).items():
+            found[name] = {language: tuple(asks) for language, asks in languages.items()}
     return found
 
 
