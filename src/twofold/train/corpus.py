@@ -5,6 +5,7 @@ import io
 import json
 import re
 import sys
+import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,14 +82,14 @@ def wanted(text: str) -> bool:
 
 
 def split(text: str, size: int = PIECE) -> list[str]:
-    """Cut a long text near every `size` characters: before a definition, a fence or after a blank line, where there is one."""
+    """Cut a long text near every `size` characters: before a definition, a fence or after a blank line. Nothing is lost."""
     parts = []
     while len(text) > size * 3 // 2:
         window = text[size // 2 : size]
-        cuts = [match.start() for match in re.finditer(r"\n(?=def |class |@|```python|#{1,3} )|\n\n(?=\S)", window)]
+        cuts = [match.end() for match in re.finditer(r"\n(?=def |class |@|```python|#{1,3} )|\n\n(?=\S)", window)]
         at = size // 2 + (cuts[-1] if cuts else len(window))
         parts.append(text[:at])
-        text = text[at:].lstrip("\n")
+        text = text[at:]
     return [*parts, text]
 
 
@@ -106,7 +107,10 @@ def load_tokenizer(folder: str) -> tuple[Any, dict[str, int]]:
         raise TwofoldError(f"no tokenizer in {folder}: run `twofold train tokenizer` first")
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.encode_special_tokens = True
-    return tokenizer, {mark: tokenizer.token_to_id(mark) for mark in prompts.SPECIALS}
+    special = {mark: tokenizer.token_to_id(mark) for mark in prompts.SPECIALS}
+    if missing := [mark for mark, number in special.items() if number is None]:
+        raise TwofoldError(f"the tokenizer in {folder} lacks {', '.join(missing)}: train one with `twofold train tokenizer`")
+    return tokenizer, typing.cast(dict[str, int], special)
 
 
 def save(path: Path, pieces: Sequence[Sequence[int]]) -> int:
@@ -124,7 +128,12 @@ def main(config: Config) -> None:
     from tqdm import tqdm
 
     tokenizer, special = load_tokenizer(config.tokenizer)
+    chat = {"chat-code": Path(config.rows) / "train.jsonl", "chat-theory": Path(config.rows) / "train_theory.jsonl"} if config.rows else {}
+    for needed in (*chat.values(), *([Path(config.drop)] if config.drop else [])):
+        if not needed.exists():
+            raise TwofoldError(f"there is no {needed}: rows are made by `twofold data build`, a drop list by you")
     dropped = {tuple(line.split("\t")[:2]) for line in Path(config.drop).read_text().splitlines()} if config.drop else set()
+    sources = shards(Path(config.source)) if config.source else []
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     numbers: dict[str, int] = {}
@@ -132,11 +141,12 @@ def main(config: Config) -> None:
     pieces: dict[str, list[list[int]]] = {}
 
     def flush() -> None:
-        for (where, _), encoded in zip(batch, tokenizer.encode_batch_fast([text for _, text in batch], add_special_tokens=False), strict=True):
+        found = tokenizer.encode_batch_fast([text for _, text in batch], add_special_tokens=False)
+        for (where, _), encoded in zip(batch, found, strict=True):
             pieces.setdefault(where, []).append([special[prompts.BOS], *encoded.ids, special[prompts.EOS]])
         batch.clear()
 
-    for shard in shards(Path(config.source)) if config.source else ():
+    for shard in sources:
         pieces.clear()
         for number, document in enumerate(tqdm(documents(shard), desc=shard.name, file=sys.stderr, disable=None, unit="doc")):
             text = document["text"]
@@ -150,12 +160,14 @@ def main(config: Config) -> None:
         flush()
         for where, found in pieces.items():
             numbers[where] = numbers.get(where, 0) + save(out / f"{where}.{config.name}-{shard.name.split('.')[0]}.npz", found)
-    if config.rows:
-        for name, where in (("train.jsonl", "chat-code"), ("train_theory.jsonl", "chat-theory")):
-            with (Path(config.rows) / name).open(encoding="utf-8") as lines:
-                found = [chats(json.loads(line), lambda text: tokenizer.encode(text, add_special_tokens=False).ids, special) for line in lines]
-            held_out = [piece for number, piece in enumerate(found) if number % config.held_out == 0]
-            numbers[where] = save(out / f"{where}.{config.name}.npz", [piece for number, piece in enumerate(found) if number % config.held_out])
-            numbers[f"valid-{where}"] = save(out / f"valid-{where}.{config.name}.npz", held_out)
-    record.write(out, config, {"tokens": numbers})
+    for where, path in chat.items():
+        training, held_out = list[list[int]](), list[list[int]]()
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(tqdm(lines, desc=path.name, file=sys.stderr, disable=None, unit="row")):
+                row = chats(json.loads(line), lambda text: tokenizer.encode(text, add_special_tokens=False).ids, special)
+                (training if number % config.held_out else held_out).append(row)
+        numbers[where] = save(out / f"{where}.{config.name}.npz", training)
+        numbers[f"valid-{where}"] = save(out / f"valid-{where}.{config.name}.npz", held_out)
+    inputs = [*sources, *chat.values(), Path(config.tokenizer) / "tokenizer.json"]
+    record.write(out / config.name, config, {"tokens": numbers}, inputs)  # a folder of its own: several calls fill `out`
     print("\n".join(f"{where:24s} {count:>13,} tokens" for where, count in sorted(numbers.items())))

@@ -1,21 +1,24 @@
 """Stage 3: pretrain the small Mistral-architecture model from nothing, on one CPU, one GPU or several (torchrun).
 
-Forward weights are bf16 on a GPU (float32 on a CPU) and are rewritten after every step from float32 masters that the optimiser owns; in the last part
-of training they are rewritten rounded to NF4, so that the gradient passes straight through the rounding and the model learns to live with it.
+Forward weights are bf16 on a GPU (float32 on a CPU) and are rewritten after every step from float32 masters that the optimiser owns; in the
+last part of training they are rewritten rounded to NF4, so that the gradient passes straight through the rounding and the model learns to
+live with it.
 Sources: Muon, K. Jordan 2024; match_rms_adamw, arXiv 2502.16982; z-loss, PaLM (arXiv 2204.02311); the mix and schedule, docs/training.md.
 """
 
+import itertools
 import json
 import math
 import os
-import queue
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +28,8 @@ from torch import Tensor, nn
 from twofold.train import record
 from twofold.train.quantize import round_nf4
 from twofold.types import TwofoldError
+
+T = TypeVar("T")
 
 # Shares of each slice, by phase. Slices that have no file are left out and the others scaled up.
 EARLY = {"notebook": 25, "code": 25, "python": 8, "docs": 14, "prose": 18, "chat-code": 5, "chat-theory": 4, "multilingual": 1}
@@ -142,7 +147,7 @@ class Attention(nn.Module):
         q, k = self.queries_keys(x, cos, sin)
         v = self.v_proj(x).view(batch, length, self.kv_heads, self.width).transpose(1, 2)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        return self.o_proj(y.transpose(1, 2).reshape(batch, length, -1))
+        return self.o_proj(y.transpose(1, 2).reshape(batch, length, -1))  # type: ignore[no-any-return]
 
 
 class Mlp(nn.Module):
@@ -155,7 +160,7 @@ class Mlp(nn.Module):
         self.down_proj = nn.Linear(config.mlp, config.hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -170,7 +175,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # noqa: D102
         x = x + self.self_attn(self.input_layernorm(x), cos, sin)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
 
 
 class Model(nn.Module):
@@ -223,7 +228,7 @@ class Model(nn.Module):
         self.loss = torch.compile(self.loss, dynamic=False)  # type: ignore[method-assign]
 
     @torch.no_grad()
-    @torch.compiler.set_stance("force_eager")
+    @torch.compiler.set_stance("force_eager")  # type: ignore[untyped-decorator]
     def largest_attention_logits(self, ids: Tensor) -> list[float]:
         """The largest attention logit of each layer, over ids (batch, length)."""
         length = ids.shape[1]
@@ -246,11 +251,11 @@ def newton_schulz(stack: Tensor) -> Tensor:
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
-    x = x / (x.float().norm(dim=(1, 2), keepdim=True).to(x.dtype) + 1e-7)
+    x = x / (torch.linalg.vector_norm(x.float(), dim=(1, 2), keepdim=True).to(x.dtype) + 1e-7)
     for _ in range(5):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    return x.mT if tall else x  # type: ignore[no-any-return]
 
 
 class Optimiser:
@@ -277,7 +282,10 @@ class Optimiser:
         return {name: getattr(self, name) for name in ("masters", "momenta", "rest_masters", "first", "second", "count")}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back a `state`."""
+        """Take back a `state`. Raises TwofoldError when it is one of another shape."""
+        for name in ("masters", "rest_masters"):
+            if [one.shape for one in state[name]] != [one.shape for one in getattr(self, name)]:
+                raise TwofoldError("the snapshot is of a model of another shape or vocabulary: choose another --out, or delete it")
         self.count = state["count"]
         for name in ("masters", "momenta", "rest_masters", "first", "second"):
             for mine, saved in zip(getattr(self, name), state[name], strict=True):
@@ -316,10 +324,11 @@ class Optimiser:
 
 
 class Slice:
-    """One slice's token pieces, read in a new random order every epoch as one endless stream. New files join at the next epoch or when seen first."""
+    """One slice's token pieces, read in a new random order every epoch as one endless stream. New files join what is left of the epoch."""
 
     def __init__(self, seed: str) -> None:  # noqa: D107
-        self.random = np.random.default_rng(abs(hash_seed(seed)))
+        self.random = np.random.default_rng(hash_seed(seed))
+        self.files: list[str] = []
         self.tokens: list[np.ndarray] = []
         self.pieces: list[tuple[int, int, int]] = []
         self.order = np.zeros(0, dtype=np.int64)
@@ -330,12 +339,22 @@ class Slice:
         """Take in one token file."""
         with np.load(path) as data:
             tokens, starts = data["tokens"], data["starts"]
-        number = len(self.tokens)
+        number, before = len(self.tokens), len(self.pieces)
+        self.files.append(path.name)
         self.tokens.append(tokens)
-        fresh = [(number, int(a), int(b)) for a, b in zip(starts, starts[1:], strict=False)]
-        self.pieces += fresh
-        rest = [*self.order[self.at :], *range(len(self.pieces) - len(fresh), len(self.pieces))]
+        self.pieces += [(number, int(start), int(end)) for start, end in itertools.pairwise(starts)]
+        rest = [*self.order[self.at :], *range(before, len(self.pieces))]
         self.order, self.at = self.random.permutation(np.array(rest, dtype=np.int64)), 0
+
+    def state(self) -> dict[str, Any]:
+        """The place in the stream. Arrays are shared, not copied: nothing writes into them."""
+        place = {"files": list(self.files), "at": self.at, "epochs": self.epochs, "random": self.random.bit_generator.state}
+        return place | {"order": torch.from_numpy(self.order), "left": torch.from_numpy(self.left)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go to the place of a `state`, once its files have been added."""
+        self.at, self.epochs, self.random.bit_generator.state = state["at"], state["epochs"], state["random"]
+        self.order, self.left = state["order"].numpy(), state["left"].numpy()
 
     def size(self) -> int:
         """Unique tokens."""
@@ -383,14 +402,33 @@ class Mixture:
                 with self.lock:
                     self.slices.setdefault(name, Slice(f"{self.seed}/{name}")).add(path)
 
+    def state(self) -> dict[str, Any]:
+        """The place in all streams."""
+        with self.lock:
+            return {"random": self.random.bit_generator.state, "slices": {name: one.state() for name, one in self.slices.items()}}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go to the place of a `state`; files that it does not know are taken in as new. Raises TwofoldError when one is gone."""
+        self.slices, self.known = {}, set()
+        self.random.bit_generator.state = state["random"]
+        for name, place in state["slices"].items():
+            self.slices[name] = Slice(f"{self.seed}/{name}")
+            for file in place["files"]:
+                if not (self.folder / file).exists():
+                    raise TwofoldError(f"{self.folder / file} is gone, and the snapshot needs it: bring it back, or choose another --out")
+                self.known.add(self.folder / file)
+                self.slices[name].add(self.folder / file)
+            self.slices[name].restore(place)
+        self.refresh()
+
     def batch(self, shares: Mapping[str, float], rows: int, length: int) -> np.ndarray:
         """Token ids (rows, length + 1)."""
-        names = [name for name in shares if name in self.slices]
-        if not names:
-            raise TwofoldError(f"no token files in {self.folder}: run `twofold train corpus` first")
-        weights = np.array([shares[name] for name in names], dtype=float)
-        drawn = self.random.choice(len(names), size=rows, p=weights / weights.sum())
         with self.lock:
+            names = [name for name in shares if name in self.slices and self.slices[name].size()]
+            if not names:
+                raise TwofoldError(f"no token files in {self.folder}: run `twofold train corpus` first")
+            weights = np.array([shares[name] for name in names], dtype=float)
+            drawn = self.random.choice(len(names), size=rows, p=weights / weights.sum())
             return np.stack([self.slices[names[number]].take(length + 1) for number in drawn]).astype(np.int64)
 
 
@@ -423,13 +461,15 @@ def export(model_state: Mapping[str, Tensor], config: Config, out: Path, vocabul
     from safetensors.torch import save_file
 
     out.mkdir(parents=True, exist_ok=True)
-    save_file({f"model.{name}": value.to(torch.bfloat16).contiguous().cpu() for name, value in model_state.items()}, out / "model.safetensors", {"format": "pt"})
+    tensors = {f"model.{name}": value.to(torch.bfloat16).contiguous().cpu() for name, value in model_state.items()}
+    save_file(tensors, out / "model.safetensors", {"format": "pt"})
     shape = {
         "architectures": ["MistralForCausalLM"], "model_type": "mistral", "vocab_size": vocabulary, "hidden_size": config.hidden,
-        "intermediate_size": config.mlp, "num_hidden_layers": config.layers, "num_attention_heads": config.heads, "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim, "hidden_act": "silu", "max_position_embeddings": max(config.context, config.late_context), "rms_norm_eps": 1e-6,
-        "rope_theta": 10_000.0, "rope_parameters": {"rope_theta": 10_000.0, "rope_type": "default"}, "sliding_window": None, "tie_word_embeddings": True,
-        "attention_dropout": 0.0, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "dtype": "bfloat16", "use_cache": True,
+        "intermediate_size": config.mlp, "num_hidden_layers": config.layers, "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads, "head_dim": config.head_dim, "hidden_act": "silu", "rms_norm_eps": 1e-6,
+        "max_position_embeddings": max(config.context, config.late_context), "sliding_window": None, "tie_word_embeddings": True,
+        "rope_theta": 10_000.0, "rope_parameters": {"rope_theta": 10_000.0, "rope_type": "default"}, "attention_dropout": 0.0,
+        "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "dtype": "bfloat16", "use_cache": True,
     }  # fmt: skip
     (out / "config.json").write_text(json.dumps(shape, indent=2) + "\n")
     for file in Path(config.tokenizer).glob("*"):
@@ -449,38 +489,27 @@ def plot(log: Path, out: Path) -> None:
     valid = [line for line in lines if "valid" in line]
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.5))
     axes[0].plot([line["tokens"] / 1e6 for line in train], [line["loss"] for line in train], lw=0.8)
-    axes[0].set(xlabel="million tokens", ylabel="training loss (nats/token)", ylim=(1.0, 5.0))
+    axes[0].set(xlabel="million tokens", ylabel="training loss (nats/token)", ylim=(None, max(5.0, train[-1]["loss"] + 1)))
     for name in sorted({name for line in valid for name in line["valid"]}):
         points = [(line["tokens"] / 1e6, line["valid"][name]) for line in valid if name in line["valid"]]
         axes[1].plot(*zip(*points, strict=True), marker="o", label=name)
+        axes[1].legend(fontsize=8)
     axes[1].set(xlabel="million tokens", ylabel="validation loss (nats/token)")
-    axes[1].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(out, dpi=110)
     plt.close(figure)
 
 
-def _prefetch(make: Any, depth: int = 4) -> Iterator[Any]:
-    """Run make() ahead of its use in a thread."""
-    ready: queue.Queue[Any] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def work() -> None:
-        while not stop.is_set():
-            item = make()
-            while not stop.is_set():
-                try:
-                    ready.put(item, timeout=0.2)
-                    break
-                except queue.Full:
-                    continue
-
-    threading.Thread(target=work, daemon=True).start()
+def _prefetch(make: Callable[[], T], depth: int = 4) -> Generator[T, None, None]:
+    """Run make() ahead of its use in one thread; what it raises comes out here."""
+    pool = ThreadPoolExecutor(1)
+    ahead = deque(pool.submit(make) for _ in range(depth))
     try:
         while True:
-            yield ready.get()
+            ahead.append(pool.submit(make))
+            yield ahead.popleft().result()
     finally:
-        stop.set()
+        pool.shutdown(cancel_futures=True)
 
 
 def main(config: Config) -> None:
@@ -511,33 +540,45 @@ def main(config: Config) -> None:
     if cuda:
         model.to(torch.bfloat16)
     parameters = sum(weight.numel() for weight in model.parameters())
-    step, tokens, spent = 0, 0, 0.0
-    snapshot = out / "snapshot.pt"
+    step, tokens, spent, nf4 = 0, 0, 0.0, False
+    snapshot, mine = out / "snapshot.pt", out / (f"snapshot-{rank}.pt" if rank else "snapshot.pt")
     if snapshot.exists():
         saved = torch.load(snapshot, map_location=device, weights_only=True)
         optimiser.restore(saved["optimiser"])
-        step, tokens, spent = saved["step"], saved["tokens"], saved["spent"]
-        data.random = np.random.default_rng((config.seed, rank, step))
+        step, tokens, spent, nf4 = (saved[name] for name in ("step", "tokens", "spent", "nf4"))
+        del saved  # as large as the model and its optimiser
+        left = torch.load(mine, map_location="cpu", weights_only=True) if mine.exists() else {}
+        if left.get("step") == step:
+            data.restore(left["data"])
+        else:  # this rank was cut off before it had written its place: another order of the same data
+            data.random = np.random.default_rng((config.seed, rank, step))
         if rank == 0:
             print(f"goes on from step {step}, {tokens / 1e6:.0f} M tokens")
     if cuda and config.compile:
         model.compile_regions()
-    stage = {"late": False}
+    accumulate = max(1, config.batch_tokens // (config.micro_tokens * ranks))
+    stage, drawn = {"late": False}, itertools.count(step * accumulate)
 
-    def make() -> np.ndarray:
-        late = stage["late"]
+    def make() -> tuple[np.ndarray, dict[str, Any]]:
+        """A batch and the place behind it. By the clock, batches drawn ahead are still early ones when the late phase begins."""
+        ahead = next(drawn) // accumulate
+        late = ahead / config.steps >= config.late if config.steps else stage["late"]
         length = config.late_context if late else config.context
-        return data.batch(LATE if late else EARLY, max(1, config.micro_tokens // length), length)
+        rows = data.batch(LATE if late else EARLY, max(1, config.micro_tokens // length), length)
+        return rows, data.state()
 
-    log = (out / "log.jsonl").open("a", encoding="utf-8")
+    log = out / "log.jsonl"
+    if rank == 0:  # what came after the snapshot is done again
+        past = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        log.write_text("".join(f"{line}\n" for line in past if json.loads(line)["step"] <= step), encoding="utf-8")
 
     def note(**values: Any) -> None:
         if rank == 0:
-            log.write(json.dumps(values) + "\n")
-            log.flush()
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
 
     @torch.no_grad()
-    @torch.compiler.set_stance("force_eager")  # other shapes than training's: compiling for them costs more than they do
+    @torch.compiler.set_stance("force_eager")  # type: ignore[untyped-decorator]  # other shapes: compiling costs more than they do
     def evaluate(nf4: bool) -> dict[str, float]:
         optimiser.write_forward(nf4)
         losses = {}
@@ -548,43 +589,43 @@ def main(config: Config) -> None:
         return losses
 
     def save() -> None:
+        held = {"step": step, "data": place}
         if rank == 0:
-            part = snapshot.with_suffix(".part")
-            torch.save({"optimiser": optimiser.state(), "step": step, "tokens": tokens, "spent": spent}, part)
-            part.replace(snapshot)
+            held |= {"optimiser": optimiser.state(), "tokens": tokens, "spent": spent, "nf4": nf4}
+        torch.save(held, mine.with_suffix(".part"))
+        mine.with_suffix(".part").replace(mine)
 
-    accumulate = max(1, config.batch_tokens // (config.micro_tokens * ranks))
     flops = 6 * parameters + 6 * config.layers * config.heads * config.head_dim * config.context
-    optimiser.write_forward(nf4=False)
-    batches = _prefetch(make)
-    bar = tqdm(total=100, desc="pretrain", file=sys.stderr, disable=None if rank == 0 else True, bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}")
-    began, window, next_snapshot, next_check = time.perf_counter(), (time.perf_counter(), tokens), config.snapshot_minutes * 60, 0.15
-    base = spent
-    nf4 = False
+    optimiser.write_forward(nf4)
+    place, batches = data.state(), _prefetch(make)
+    form = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
+    bar = tqdm(total=100, desc="pretrain", file=sys.stderr, disable=None if rank == 0 else True, bar_format=form)
+    base, began, window = spent, time.perf_counter(), (time.perf_counter(), tokens)
+    next_snapshot = base + config.snapshot_minutes * 60
+    progress = step / config.steps if config.steps else spent / (config.minutes * 60)
+    next_check = 0.15 * (math.floor(progress / 0.15) + 1)
     try:
         while True:
             spent = base + time.perf_counter() - began
             progress = step / config.steps if config.steps else spent / (config.minutes * 60)
-            if ranks > 1:
-                shared = torch.tensor([progress], device=device)
+            if ranks > 1:  # all ranks go by the clock of the first
+                shared = torch.tensor([progress, spent], dtype=torch.float64, device=device)
                 torch.distributed.broadcast(shared, 0)
-                progress = float(shared)
+                progress, spent = shared.tolist()
             if progress >= 1.0:
                 break
-            if progress >= config.late and not stage["late"]:
-                stage["late"] = True
-                batches.close()  # type: ignore[attr-defined]
-                batches = _prefetch(make)
-            nf4 = progress >= config.nf4
+            stage["late"] = progress >= config.late
+            nf4_next = progress >= config.nf4
             lr = learning_rate(config, progress, step)
-            entropy = torch.zeros((), device=device)
+            entropy, seen = torch.zeros((), device=device), 0
             for _ in range(accumulate):
-                ids = torch.from_numpy(next(batches))
+                rows, behind = next(batches)
+                ids = torch.from_numpy(rows)
                 ids = ids.pin_memory().to(device, non_blocking=True) if cuda else ids
                 loss, plain = model(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), config.z_loss)
                 (loss / accumulate).backward()
                 entropy += plain / accumulate
-                tokens += ids[:, 1:].numel() * ranks
+                seen += ids[:, 1:].numel() * ranks
             if ranks > 1:
                 sums = [torch.distributed.all_reduce(weight.grad, async_op=True) for weight in model.parameters()]
                 for one in sums:
@@ -592,8 +633,8 @@ def main(config: Config) -> None:
                 torch._foreach_div_([weight.grad for weight in model.parameters()], ranks)
             norm = optimiser.step(lr)
             model.zero_grad(set_to_none=True)
+            step, tokens, place, nf4 = step + 1, tokens + seen, behind, nf4_next
             optimiser.write_forward(nf4)
-            step += 1
             if step % 10 == 0 or step <= 3:
                 now = time.perf_counter()
                 value = float(entropy)
@@ -609,7 +650,7 @@ def main(config: Config) -> None:
                 data.refresh()
             if progress >= next_check:
                 next_check += 0.15
-                logits = model.largest_attention_logits(torch.from_numpy(data.batch(EARLY, 4, min(512, config.context))[:, :-1]).to(device))
+                logits = model.largest_attention_logits(ids[:4, : min(512, config.context)])
                 if ranks > 1:
                     shared = torch.tensor(logits, device=device)
                     torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
@@ -625,13 +666,13 @@ def main(config: Config) -> None:
         save()
         raise
     finally:
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
         bar.close()
+    save()
     if ranks > 1:
         torch.distributed.destroy_process_group()
     if rank:
         return
-    save()
     full, rounded = evaluate(nf4=False), evaluate(nf4=True)
     note(step=step, tokens=tokens, valid=rounded)
     optimiser.write_forward(nf4=False)
@@ -642,16 +683,21 @@ def main(config: Config) -> None:
     state = {name: masters[id(weight)] for name, weight in model.named_parameters()}
     torch.save(state, out / "masters.pt")
     export(state, config, out / "model", vocabulary)
-    log.close()
-    plot(out / "log.jsonl", out / "loss.png")
-    mixed = lambda losses: round(sum(losses[name] * LATE.get(name, 0) for name in losses) / max(1, sum(LATE.get(name, 0) for name in losses)), 4)  # noqa: E731
+    plot(log, out / "loss.png")
+
+    def mixed(losses: Mapping[str, float]) -> float:
+        shares = {name: LATE.get(name, 0) for name in losses}
+        return round(sum(losses[name] * share for name, share in shares.items()) / max(1, sum(shares.values())), 4)
+
     numbers = {
-        "parameters": parameters, "steps": step, "tokens": tokens, "seconds": round(spent, 1), "tokens_per_s": round(tokens / max(spent, 1e-9)),
-        "gpu": torch.cuda.get_device_name() if cuda else "cpu", "ranks": ranks, "loss": {"mixed": mixed(rounded), **rounded},
+        "parameters": parameters, "steps": step, "tokens": tokens, "seconds": round(spent, 1),
+        "tokens_per_s": round(tokens / max(spent, 1e-9)), "gpu": torch.cuda.get_device_name() if cuda else "cpu", "ranks": ranks,
+        "loss": {"mixed": mixed(rounded), **rounded},
         "loss_unrounded": {"mixed": mixed(full), **full}, "nf4_penalty": round(mixed(rounded) - mixed(full), 4),
-        "unique_tokens": {name: one.size() for name, one in data.slices.items()}, "epochs": {name: one.epochs for name, one in data.slices.items()},
+        "unique_tokens": {name: one.size() for name, one in data.slices.items()},
+        "epochs": {name: one.epochs for name, one in data.slices.items()},
     }  # fmt: skip
-    record.write(out, config, numbers)
+    record.write(out, config, numbers, [tokenizer_file, *sorted(corpus.glob("*.npz"))])
     print(json.dumps(numbers, indent=1))
 
 
@@ -665,4 +711,3 @@ def _rescale_attention(model: Model, optimiser: Optimiser, largest: list[float],
                     for number, one in enumerate(stack):
                         if one is weight:
                             master[number] *= math.sqrt(limit / value)
-

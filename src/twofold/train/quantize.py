@@ -1,11 +1,13 @@
 """Stage 4: round the linears to NF4 and write them in the form that bitsandbytes stores.
 
-NF4: QLoRA (arXiv 2305.14314), appendix E; blocks of 64, nearest code, absmax in float32. Bit-equal to bitsandbytes 0.50 (tests/test_quantize.py), whose
-serialised form (functional.QuantState.as_dict) this writes, so that transformers loads the folder as any pre-quantised one.
+NF4: QLoRA (arXiv 2305.14314), appendix E; blocks of 64, nearest code, absmax in float32. Bit-equal to bitsandbytes 0.50
+(tests/test_quantize.py), whose serialised form (functional.QuantState.as_dict) this writes, so that transformers loads the folder as any
+pre-quantised one.
 """
 
 import json
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,15 @@ from twofold.types import TwofoldError
 
 BLOCK = 64
 CODES = (
-    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
-    0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434,
+    0.5626170039176941, 0.7229568362236023, 1.0,
 )  # fmt: skip
 # The thresholds that bitsandbytes' kernels compare with (dQuantizeNF4): close to the midpoints of neighbouring codes.
 EDGES = (
     -0.8480964004993439, -0.6106329262256622, -0.4599952697753906, -0.33967943489551544, -0.23460740596055984, -0.13791173323988914,
-    -0.045525018125772476, 0.03979014977812767, 0.1202552504837513, 0.2035212516784668, 0.2920137718319893, 0.3893125355243683, 0.5016634166240692,
-    0.6427869200706482, 0.8614784181118011,
+    -0.045525018125772476, 0.03979014977812767, 0.1202552504837513, 0.2035212516784668, 0.2920137718319893, 0.3893125355243683,
+    0.5016634166240692, 0.6427869200706482, 0.8614784181118011,
 )  # fmt: skip
 
 
@@ -76,28 +79,29 @@ def is_linear(name: str) -> bool:
 def main(config: Config) -> None:
     """Write the NF4 folder of a pretraining run."""
     from safetensors.torch import save_file
+    from tqdm import tqdm
 
     source, out = Path(config.model), Path(config.out)
     if not (source / "masters.pt").exists():
         raise TwofoldError(f"no masters.pt in {source}: run `twofold train pretrain` first")
     state: dict[str, Tensor] = torch.load(source / "masters.pt", map_location="cpu", weights_only=True)
     tensors: dict[str, Tensor] = {}
-    for name, values in state.items():
+    for name, values in tqdm(state.items(), desc="quantize", file=sys.stderr, disable=None):
         full = f"model.{name}"
         tensors |= pack(full, values) if is_linear(name) else {full: values.to(torch.bfloat16).contiguous()}
     out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, out / "model.safetensors", {"format": "pt"})
     shape: dict[str, Any] = json.loads((source / "model" / "config.json").read_text())
     shape["quantization_config"] = {
-        "quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16",
-        "bnb_4bit_use_double_quant": False, "bnb_4bit_quant_storage": "uint8",
+        "quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False, "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_compute_dtype": "bfloat16", "bnb_4bit_use_double_quant": False, "bnb_4bit_quant_storage": "uint8",
     }  # fmt: skip
     (out / "config.json").write_text(json.dumps(shape, indent=2) + "\n")
     for file in (source / "model").glob("*"):
         if file.name not in ("model.safetensors", "config.json"):
             shutil.copy(file, out / file.name)
     size = (out / "model.safetensors").stat().st_size
-    record.write(out, config, {"bytes": size})
+    record.write(out, config, {"bytes": size}, [source / "masters.pt"])
     print(f"{out}: {size / 2**20:.0f} MiB")
 
 

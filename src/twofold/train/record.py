@@ -23,8 +23,10 @@ def sha256(path: Path) -> str:
 def commit() -> str:
     """The checkout's commit, with "+" when files differ from it; "" outside a checkout."""
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout.strip()
-        dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout
+        head, dirty = (
+            subprocess.run(["git", *words], capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
     return head + ("+" if dirty else "")

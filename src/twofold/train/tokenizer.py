@@ -10,9 +10,7 @@ from twofold import prompts
 from twofold.train import corpus, record
 
 # Letters with one leading mark, single digits, punctuation with a following line end and indent, line ends, blanks.
-PATTERN = (
-    r"'(?:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+(?:[\r\n]+[ \t]*)?|\s*[\r\n]+[ \t]*|[ \t]+(?!\S)|\s+"
-)
+PATTERN = r"'(?:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+(?:[\r\n]+[ \t]*)?|\s*[\r\n]+[ \t]*|[ \t]+(?!\S)|\s+"
 SPARE = 64
 
 
@@ -79,6 +77,7 @@ def main(config: Config) -> None:
     out = Path(config.out)
     wrapped.save_pretrained(out)
     sample = next(_texts(config))
-    numbers = {"vocabulary": tokenizer.get_vocab_size(), "bytes_per_token": round(len(sample.encode()) / len(tokenizer.encode(sample).ids), 3)}
-    record.write(out, config, numbers)
+    per_token = len(sample.encode()) / len(tokenizer.encode(sample).ids)
+    numbers = {"vocabulary": tokenizer.get_vocab_size(), "bytes_per_token": round(per_token, 3)}
+    record.write(out, config, numbers, [*sorted(Path(config.rows).glob("*train*.jsonl")), *corpus.shards(Path(config.corpus))])
     print(f"{out}: {numbers['vocabulary']} tokens")
