@@ -9,7 +9,14 @@ from twofold import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/training.md", "CONTRIBUTING.md", "data/sources/README.md")
-TYPED = sorted({(page, found) for page in PAGES for found in re.findall(r"(?<!from )\btwofold ((?:[a-z]+)(?: [a-z]+)?)", (ROOT / page).read_text()) if found})
+TYPED = sorted(
+    {
+        (page, found)
+        for page in PAGES
+        for found in re.findall(r"(?<!from )\btwofold ((?:[a-z]+)(?: [a-z]+)?)", (ROOT / page).read_text())
+        if found
+    }
+)
 
 
 @pytest.mark.parametrize(("page", "words"), TYPED)

@@ -1,10 +1,10 @@
 """The tiny text classifier: what a prompt is about, what it wants, whether it refers back, and in which language. NumPy only.
 
-Four linear heads (topic, intent, recall, language) look at words (1-2-grams) and character n-grams (2-4), weighted tf-idf style, at a few
-signs (words of short lists in eight languages, matched whole; length; code) and at how often data-science text uses the words. `features`
-is the one featuriser of n-grams and `Classifier.columns` puts all together: `train.router` fits the heads on them, `Classifier.guess`
-evaluates them. The weights are plain arrays (`weights/router.npz`, read with allow_pickle=False) beside the vocabulary
-(`weights/router.json`).
+Four linear heads (topic, intent, recall, language) look at words (1-2-grams) and character n-grams (2-4), weighted tf-idf style, at the
+shape of a question ("how does TERM work"), at a few signs (words of short lists in eight languages, matched whole; length; code) and at how
+often data-science text uses the words. `features` is the one featuriser of n-grams and `Classifier.columns` puts all together:
+`train.router` fits the heads on them, `Classifier.guess` evaluates them. The weights are plain arrays (`weights/router.npz`, read with
+allow_pickle=False) beside the vocabulary (`weights/router.json`).
 
 Limits: a bag of n-grams knows no grammar, so "not a histogram" looks like "a histogram"; only the first and last characters of a long
 text are read (`HEAD`, `TAIL`).
@@ -17,7 +17,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -36,16 +36,16 @@ BINARY_HEADS: tuple[str, ...] = ("topic", "intent", "recall")
 """Heads with one probability each; "intent" is the probability of code."""
 HEAD, TAIL = 800, 400
 """Characters read from the start and from the end of a prompt. A traceback says what matters in its last line."""
-GRAM_SHARE = 0.5
-"""How much the character n-grams of a prompt weigh against its words."""
+GRAM_SHARE, SHAPE_SHARE = 0.5, 0.5
+"""How much the character n-grams of a prompt, and its shape, weigh against its words."""
 LONGEST, LONGEST_WIDE = 4, 12
 """Words of the longest term that the lexicon finds, and characters of the longest in Chinese and Japanese."""
-LISTS: tuple[str, ...] = ("terms", "hints", "everyday", "back", "make", "ask")
+LISTS: tuple[str, ...] = ("terms", "hints", "everyday", "back", "make", "ask", "filler")
 """The word lists of data/lexicon.toml: data science; data science with a second meaning; everything else; words that refer back, that want
-something made, that ask for an explanation."""
+something made, that ask for an explanation; words that say nothing by themselves."""
 _MOST = (3, 4, 2, 3, 2, 2)
 SIGNS: tuple[str, ...] = (
-    *(f"{name} {count}" for name, most in zip(LISTS, _MOST, strict=True) for count in range(1, most + 1)),
+    *(f"{name} {count}" for name, most in zip(LISTS, _MOST, strict=False) for count in range(1, most + 1)),
     "everyday alone", "back alone", "make alone", "ask alone", "1 word", "2-3 words", "4-8 words", "20 words", "code", "error",
 )  # fmt: skip
 """Features beside the n-grams: at least so many words of a list ("alone": `_signs`), the length, something like Python, an exception."""
@@ -57,7 +57,9 @@ WEIGHTS = Path(__file__).with_name("weights")
 """Where router.npz and router.json lie."""
 
 _CJK = r"\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uff66-\uff9f"
-_PIECE = re.compile(rf"[{_CJK}]+|(?:(?![{_CJK}])[^\W\d_]|[\u0900-\u0963\u0970-\u097f\u0300-\u036f])+|\d+|[?=#()\[\]{{}}<>/¿:%]")
+_LETTER = rf"(?:(?![{_CJK}])[^\W\d_]|[\u0900-\u0963\u0970-\u097f\u0300-\u036f])"
+_PIECE = re.compile(rf"[{_CJK}]+|{_LETTER}+|\d+|[?=#()\[\]{{}}<>/¿:%]")
+_SPOKEN = re.compile(rf"{_LETTER}(?:{_LETTER}|[\d_]|['’-](?={_LETTER}|\d))*")
 _CLITIC = re.compile(r"(?<=[a-z])'(?=(?:s|t|re|ve|ll|d|m)\b)")
 _WIDE = re.compile(rf"[{_CJK}]")
 _WORD = re.compile(r"[^\W\d_]{2,}")
@@ -120,10 +122,10 @@ def _grams(piece: str) -> list[str]:
 
 def _signs(text: str, listed: Sequence[Sequence[str]]) -> list[int]:
     """Return the indices in SIGNS that hold for normalised `text`, in which these words of each list stand."""
-    terms, hints, everyday, back, make, ask = (len(words) for words in listed)
+    terms, hints, everyday, back, make, ask, _ = (len(words) for words in listed)
     length = len(_WORD.findall(text)) + len(_WIDE.findall(text)) // 2
     present = (
-        *(len(words) >= count for words, most in zip(listed, _MOST, strict=True) for count in range(1, most + 1)),
+        *(len(words) >= count for words, most in zip(listed, _MOST, strict=False) for count in range(1, most + 1)),
         everyday > 0 == terms, back > 0 == terms + hints + everyday, make > 0 == ask, ask > 0 == make,
         length <= 1, 2 <= length <= 3, 4 <= length <= 8, length >= 20, bool(_CODE.search(text)), bool(_ERROR.search(text)),
     )  # fmt: skip
@@ -165,7 +167,7 @@ class Guess:
 class Classifier:
     """The four heads with their vocabulary, immutable once built.
 
-    `words` and `grams` map a feature to its column: words first, grams next, then come SIGNS and FAMILIAR. `weights` has one row a head
+    `words`, `grams` and `shapes` map a feature to its column, in this order; then come SIGNS and FAMILIAR. `weights` has one row a head
     (topic, intent, recall, then the languages in the order of LANGUAGES) and one column a feature, with the idf folded in; `bias` has one
     entry a row, `idf` one a column. `lexicon` maps an entry to its lists (bit i for LISTS[i]). `counted` maps an English word to 100
     log10(1 + data-science passages that hold it) and 100 ln(odds against other technical text).
@@ -173,18 +175,15 @@ class Classifier:
 
     words: dict[str, int]
     grams: dict[str, int]
+    shapes: dict[str, int]
     weights: NDArray[np.float32]
     bias: NDArray[np.float32]
     idf: NDArray[np.float32]
     lexicon: dict[str, int]
     counted: dict[str, list[int]]
 
-    def listed(self, text: str) -> tuple[list[str], ...]:
-        """Return the entries of each list in LISTS that stand in `text` as whole words, the longest where they overlap.
-
-        "html" does not hold "ml". Chinese and Japanese mark no words: there an entry counts wherever it stands.
-        """
-        found: tuple[dict[str, None], ...] = tuple({} for _ in LISTS)
+    def _walk(self, text: str) -> Iterator[tuple[str, int]]:
+        """Yield the entries of the lexicon in `text`, the longest where they overlap, with their lists; other pieces with no lists."""
         words = [part for piece in pieces(normalise(text)) for part in (piece if _WIDE.match(piece) else [piece])]
         start = 0
         while start < len(words):
@@ -192,31 +191,52 @@ class Classifier:
             for length in range(min(LONGEST_WIDE if wide else LONGEST, len(words) - start), 0, -1):
                 term = ("" if wide else " ").join(words[start : start + length])
                 if lists := self.lexicon.get(term):
-                    for i, words_of in enumerate(found):
-                        if lists >> i & 1:
-                            words_of[term] = None
-                    start += length
+                    yield term, lists
                     break
             else:
-                start += 1
+                yield words[start], 0
+            start += length
+
+    def listed(self, text: str) -> tuple[list[str], ...]:
+        """Return the entries of each list in LISTS that stand in `text` as whole words, the longest where they overlap.
+
+        "html" does not hold "ml". Chinese and Japanese mark no words: there an entry counts wherever it stands.
+        """
+        found: tuple[dict[str, None], ...] = tuple({} for _ in LISTS)
+        for term, lists in self._walk(text):
+            for i, words_of in enumerate(found):
+                if lists >> i & 1:
+                    words_of[term] = None
         return tuple(list(words) for words in found)
+
+    def shape(self, text: str) -> Counter[str]:
+        """Return the counts of 1-3-grams of `text` once each word is replaced by the lists that hold it; filler words stay as they are."""
+        kinds = ["^"]
+        for term, lists in self._walk(text):
+            plain = lists >> LISTS.index("filler") & 1 or not (term[0].isalpha() or lists)
+            kind = term if plain else f"#{lists}"
+            if kind != kinds[-1] or plain:
+                kinds.append(kind)
+        kinds.append("$")
+        return Counter(" ".join(kinds[i : i + n]) for n in (1, 2, 3) for i in range(len(kinds) - n + 1))
 
     def columns(self, text: str) -> tuple[list[int], list[float]]:
         """Return the columns that `text` touches and its normalised values there, idf left out (it is folded into the weights).
 
-        Words and character n-grams are each scaled to a fixed length after idf (1 and GRAM_SHARE); unknown words count in that length as
-        the rarest known, so that a prompt of mostly unknown words says little. Counts enter as 1 + log(count).
+        Words, character n-grams and shapes are each scaled to a fixed length after idf (1, GRAM_SHARE, SHAPE_SHARE); unknown words count in
+        that length as the rarest known, so that a prompt of mostly unknown words says little. Counts enter as 1 + log(count).
         """
         columns: list[int] = []
         values: list[float] = []
-        for counts, known, share in zip(features(text), (self.words, self.grams), (1.0, GRAM_SHARE), strict=True):
+        blocks = ((self.words, 1.0), (self.grams, GRAM_SHARE), (self.shapes, SHAPE_SHARE))
+        for counts, (known, share) in zip((*features(text), self.shape(text)), blocks, strict=True):
             found = [(known[name], 1.0 + math.log(count)) for name, count in counts.items() if name in known]
             strange = sum(1 for name in counts if name not in known and " " not in name) if known is self.words else 0
             rarest = float(self.idf.max()) if strange else 0.0
             length = math.sqrt(sum((value * float(self.idf[i])) ** 2 for i, value in found) + strange * rarest**2)
             columns.extend(i for i, _ in found)
             values.extend(share * value / length for _, value in found)
-        first = len(self.words) + len(self.grams)
+        first = len(self.words) + len(self.grams) + len(self.shapes)
         signs = _signs(normalise(text), self.listed(text))
         columns.extend(first + sign for sign in signs)
         values.extend(1.0 for _ in signs)
@@ -239,34 +259,32 @@ class Classifier:
         return Guess(topic, code, recall, LANGUAGES[int(scores[len(BINARY_HEADS) :].argmax())])
 
     def telling(self, text: str, head: str, *, against: bool = False, most: int = 2) -> list[str]:
-        """Return up to `most` words of `text` that pushed `head` up (or down, with `against`), strongest first.
+        """Return up to `most` informative words of `text`, as written, that pushed `head` up (or down, with `against`), strongest first.
 
-        A word's push is that of the word itself and of the character n-grams in it; in Chinese and Japanese the n-grams stand alone.
+        A word's push is that of its pieces and of the character n-grams in them. Filler words are no reasons; in Chinese and Japanese,
+        which mark no words, entries of the lexicon stand for them.
         """
         row = self.weights[BINARY_HEADS.index(head)]
         sign = -1.0 if against else 1.0
         shares = dict(zip(*self.columns(text), strict=True))
-        pushes: dict[str, float] = {}
+        filler = 1 << LISTS.index("filler")
 
-        def push(column: int | None) -> float:
-            return 0.0 if column is None else sign * float(row[column]) * shares.get(column, 0.0)
+        def push(known: Mapping[str, int], name: str) -> float:
+            column = known.get(name, -1)
+            return sign * float(row[column]) * shares.get(column, 0.0)
 
-        for piece in pieces(normalise(text)):
-            if not piece[0].isalpha():
-                continue
-            if _WIDE.match(piece):
-                for gram in _grams(piece):
-                    if " " not in gram:
-                        pushes[gram] = push(self.grams.get(gram))
-            elif len(piece) > 1:
-                pushes[piece] = push(self.words.get(piece)) + sum(push(self.grams.get(gram)) for gram in set(_grams(piece)))
-        chosen: list[str] = []
+        spoken = {word: pieces(normalise(word)) for word in _SPOKEN.findall(f"{text[:HEAD]} {text[HEAD:][-TAIL:]}")}
+        spoken |= {term: [term] for term, lists in self._walk(text) if lists and _WIDE.match(term) and len(term) > 1}
+        pushes = {
+            word: sum(push(self.words, part) + sum(push(self.grams, gram) for gram in set(_grams(part))) for part in parts)
+            for word, parts in spoken.items()
+            if len(word) > 1 and not all(part == "0" or len(part) == 1 or self.lexicon.get(part, 0) & filler for part in parts)
+        }
+        chosen: dict[str, str] = {}
         for word in sorted(pushes, key=lambda name: -pushes[name]):
-            if pushes[word] <= 0.0 or len(chosen) == most:
-                break
-            if not any(_WIDE.match(word) and (word in other or other in word) for other in chosen):
-                chosen.append(word)
-        return chosen
+            if pushes[word] > 0.0 and len(chosen) < most:
+                chosen.setdefault(normalise(word), word)
+        return list(chosen.values())
 
 
 def sigmoid(score: float) -> float:
@@ -288,7 +306,7 @@ def save(classifier: Classifier, folder: Path) -> None:
     half: dict[str, Any] = {"weights": classifier.weights.astype(np.float16), "idf": classifier.idf.astype(np.float16)}
     np.savez_compressed(folder / "router.npz", bias=classifier.bias.astype(np.float32), **half)
     vocabulary: dict[str, Any] = {"languages": LANGUAGES, "words": list(classifier.words), "grams": list(classifier.grams)}
-    vocabulary |= {"lexicon": classifier.lexicon, "counted": classifier.counted}
+    vocabulary |= {"shapes": list(classifier.shapes), "lexicon": classifier.lexicon, "counted": classifier.counted}
     (folder / "router.json").write_text(json.dumps(vocabulary, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
@@ -305,10 +323,11 @@ def load(folder: Path = WEIGHTS) -> Classifier:
         with np.load(folder / "router.npz", allow_pickle=False) as arrays:
             weights, bias, idf = (np.array(arrays[name], dtype=np.float32) for name in ("weights", "bias", "idf"))
     except FileNotFoundError as error:
-        raise TwofoldError(f"the router's weights are missing ({error.filename}): run `python -m twofold.train.router`") from error
+        raise TwofoldError(f"the router's weights are missing ({error.filename}): run `twofold train router`") from error
     words = {name: column for column, name in enumerate(vocabulary["words"])}
     grams = {name: column for column, name in enumerate(vocabulary["grams"], start=len(words))}
-    shape = (len(BINARY_HEADS) + len(LANGUAGES), len(words) + len(grams) + len(SIGNS) + len(FAMILIAR))
+    shapes = {name: column for column, name in enumerate(vocabulary["shapes"], start=len(words) + len(grams))}
+    shape = (len(BINARY_HEADS) + len(LANGUAGES), len(words) + len(grams) + len(shapes) + len(SIGNS) + len(FAMILIAR))
     if tuple(vocabulary["languages"]) != LANGUAGES or weights.shape != shape:
-        raise TwofoldError(f"the router's weights in {folder} are of another version: run `python -m twofold.train.router`")
-    return Classifier(words, grams, weights, bias, idf, vocabulary["lexicon"], vocabulary["counted"])
+        raise TwofoldError(f"the router's weights in {folder} are of another version: run `twofold train router`")
+    return Classifier(words, grams, shapes, weights, bias, idf, vocabulary["lexicon"], vocabulary["counted"])

@@ -60,9 +60,7 @@ def compose(
     ]
 
 
-def encode(
-    messages: Sequence[Message], tokenize: Callable[[str], list[int]], special: Mapping[str, int]
-) -> tuple[list[int], list[bool]]:
+def encode(messages: Sequence[Message], tokenize: Callable[[str], list[int]], special: Mapping[str, int]) -> tuple[list[int], list[bool]]:
     """Token ids of a conversation, and for each whether it is part of an assistant's answer (its end mark included).
 
     tokenize must treat the specials as plain text, so that what a user types never becomes one. The ids equal those of

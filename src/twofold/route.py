@@ -18,9 +18,10 @@ from twofold import classify
 from twofold.classify import Classifier, Guess, logit, sigmoid
 from twofold.types import Message, Request, Route
 
-NO = 0.36
-"""Topic probability under which a question is declined. Chosen in cross-validation on the training split, see train/router.py."""
-YES = 0.65
+NO = 0.4
+"""Topic probability under which a question is declined. Chosen on 218 prompts of a second author, unseen in training then: 0.7 % of the
+real questions among them were declined, 83 % of the others."""
+YES = 0.6
 """Topic probability from which a question is clearly data science."""
 RECALL = 0.5
 """Probability from which a question refers back to an earlier turn."""

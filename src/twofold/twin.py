@@ -7,9 +7,11 @@ from typing import Any, Literal
 Kind = Literal["id", "ref", "float", "int", "cat", "binary", "date", "datestr", "text"]
 
 WORDS = (
-    "good value fast delivery slow support broken screen quiet motor nice colour late parcel friendly staff easy setup cheap plastic great sound "
-    "short cable long battery heavy box clear manual wrong size happy customer second order small scratch"
-).split()
+    "good", "value", "fast", "delivery", "slow", "support", "broken", "screen", "quiet", "motor",
+    "nice", "colour", "late", "parcel", "friendly", "staff", "easy", "setup", "cheap", "plastic",
+    "great", "sound", "short", "cable", "long", "battery", "heavy", "box", "clear", "manual",
+    "wrong", "size", "happy", "customer", "second", "order", "small", "scratch",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,5 +119,5 @@ class Reply:
 
     @property
     def chip(self) -> str:
-        """"GUARDED", or the name of the adapter that spoke in capitals; derived, so it cannot lie."""
+        """ "GUARDED", or the name of the adapter that spoke in capitals; derived, so it cannot lie."""
         return "GUARDED" if self.route.adapter is None else (self.adapter or self.route.adapter).upper()

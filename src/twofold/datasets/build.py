@@ -14,7 +14,17 @@ from twofold.datasets import rows
 from twofold.datasets.phrases import ABOUT_ME, ASKING, BASE_TALK, CUES, FOLLOW_UPS, IMPERATIVES, INTROS, LEADS, QUESTIONS, TAILS
 from twofold.types import Message, Note, TwofoldError
 
-DTYPES = {"id": "int64", "ref": "int64", "float": "float64", "int": "int64", "cat": "str", "binary": "int64", "date": "datetime64", "datestr": "str", "text": "str"}
+DTYPES = {
+    "id": "int64",
+    "ref": "int64",
+    "float": "float64",
+    "int": "int64",
+    "cat": "str",
+    "binary": "int64",
+    "date": "datetime64",
+    "datestr": "str",
+    "text": "str",
+}
 EVAL_ASKS = 2  # the last asks of each intent and card are kept for evaluation; of the asks in other languages the last one
 FOREIGN = 0.15  # share of code rows that are asked in another language than English
 
@@ -60,7 +70,7 @@ def heldout(path: Path = rows.SOURCES / "heldout.json") -> frozenset[str]:
 
 
 def rough(text: str, rng: random.Random, keep: Iterable[str]) -> str:
-    """A question as somebody in a hurry types it: a lead or tail, lower case, no full stop, a slip of the fingers. Words to keep stay whole."""
+    """A question as typed in a hurry: a lead or tail, lower case, no full stop, a slip of the fingers. Words to keep stay whole."""
     if "```" in text or text.startswith("#"):
         return text
     kept = set(keep)
@@ -80,7 +90,9 @@ def rough(text: str, rng: random.Random, keep: Iterable[str]) -> str:
             i = rng.choice(able)
             at = rng.randrange(1, len(words[i]) - 2)
             word = words[i]
-            words[i] = rng.choice((word[:at] + word[at + 1] + word[at] + word[at + 2 :], word[:at] + word[at + 1 :], word[:at] + word[at] + word[at:]))
+            words[i] = rng.choice(
+                (word[:at] + word[at + 1] + word[at] + word[at + 2 :], word[:at] + word[at + 1 :], word[:at] + word[at] + word[at:])
+            )
             text = " ".join(words)
     return text
 
@@ -90,8 +102,13 @@ def say(text: str, filled: rows.Filled, slots: Mapping[str, Any], rng: random.Ra
     mark = rng.choices(("{}", "'{}'", "`{}`", '"{}"'), (76, 9, 8, 7))[0]
     said = dict(filled.said)
     for slot, spec in slots.items():
-        bare = isinstance(spec, str) and "[" not in spec and not spec.startswith(("frame", "level:", "value:")) and spec not in ("csv", "xlsx", "json", "parquet", "png")
-        quoted = re.search(r"""['"`]\$\{?%s\b""" % re.escape(slot), text)
+        bare = (
+            isinstance(spec, str)
+            and "[" not in spec
+            and not spec.startswith(("frame", "level:", "value:"))
+            and spec not in ("csv", "xlsx", "json", "parquet", "png")
+        )
+        quoted = re.search(r"""['"`]\$\{?""" + re.escape(slot) + r"\b", text)
         if bare and not quoted:
             said[slot] = mark.format(said[slot])
         elif language and isinstance(spec, str) and "[" in spec:
@@ -141,7 +158,9 @@ def code_row(
     told = rows.mentioned(ask)
     silent = [slot for slot, spec in intent.slots.items() if slot not in told and isinstance(spec, str) and not spec.startswith("frame")]
     show = bool(silent) or rng.random() < (0.3 if evaluation else 0.35)
-    names = {slot for slot, spec in intent.slots.items() if spec == "frame"} if show else set()  # a notebook block names the frame for the ask
+    names = (
+        {slot for slot, spec in intent.slots.items() if spec == "frame"} if show else set()
+    )  # a notebook block names the frame for the ask
     filled = rows.fill(intent, known, rng, told | names)
     columns = {name for slot, name in filled.code.items() if isinstance(intent.slots[slot], str)}
     question = say(ask, filled, intent.slots, rng, language)
@@ -173,21 +192,33 @@ def code_row(
     return {
         "messages": [*messages, {"role": "assistant", "content": answer}],
         "source": f"intent:{intent.id}",
-        "check": {"test": rows.substitute(check, filled.code), "frames": {name: one.name for name, one in filled.frames.items()}, "files": dict(filled.files)},
+        "check": {
+            "test": rows.substitute(check, filled.code),
+            "frames": {name: one.name for name, one in filled.frames.items()},
+            "files": dict(filled.files),
+        },
     }
 
 
 def sections(card: rows.Card, rng: random.Random | None = None) -> dict[str, str]:
     """One paraphrase of each part of a card; the first ones without an rng."""
     pick = (lambda options: options[0]) if rng is None else rng.choice
-    parts = {name: pick(getattr(card, name)) for name in ("definition", "intuition", "how", "why", "when", "example") if getattr(card, name)}
-    return parts | {"pitfalls": " ".join(card.pitfalls), "pitfall": pick(card.pitfalls)} | ({"formula": card.formula} if card.formula else {})
+    parts = {
+        name: pick(getattr(card, name)) for name in ("definition", "intuition", "how", "why", "when", "example") if getattr(card, name)
+    }
+    return (
+        parts | {"pitfalls": " ".join(card.pitfalls), "pitfall": pick(card.pitfalls)} | ({"formula": card.formula} if card.formula else {})
+    )
 
 
 def card_note(card: rows.Card, parts: Mapping[str, str] | None = None) -> Note:
     """A card as it stands in a prompt: labelled lines."""
     parts = parts or sections(card)
-    lines = [f"{name.capitalize()}: {parts[name]}" for name in ("definition", "intuition", "how", "why", "when", "pitfalls", "formula", "example") if name in parts]
+    lines = [
+        f"{name.capitalize()}: {parts[name]}"
+        for name in ("definition", "intuition", "how", "why", "when", "pitfalls", "formula", "example")
+        if name in parts
+    ]
     lines += [f"Versus {one['other']}: {one['text']}" for one in card.versus if "versus" not in parts or parts["versus"] == one["text"]]
     return Note("card", card.names[0], "\n".join(lines), card.id)
 
@@ -223,7 +254,11 @@ def _question(card: rows.Card, rng: random.Random, evaluation: bool) -> tuple[st
         return ask, kind, {"versus": compared} if compared else extra
     if drawn < 0.45 and card.asks_in:
         return rng.choice(list(card.asks_in.values())), "what", extra
-    kinds = [kind for kind in QUESTIONS if (kind != "versus" or card.versus) and (kind != "misconception" or card.misconceptions) and (kind != "formula" or card.formula)]
+    kinds = [
+        kind
+        for kind in QUESTIONS
+        if (kind != "versus" or card.versus) and (kind != "misconception" or card.misconceptions) and (kind != "formula" or card.formula)
+    ]
     kind = rng.choice([*kinds, "what", "what", "how", "simple", "any"])
     template = rng.choice(QUESTIONS["what" if kind == "any" else kind])
     names = [name for name in card.names if len(name) > 1]
@@ -233,7 +268,10 @@ def _question(card: rows.Card, rng: random.Random, evaluation: bool) -> tuple[st
         values["other"], extra["versus"] = one["other"], one["text"]
     if kind == "misconception":
         one = rng.choice(card.misconceptions)
-        values["claim"], extra["truth"] = one["claim"].rstrip("."), rng.choice(("No. ", "Not quite. ", "That is a common misconception. ", "")) + one["truth"]
+        values["claim"], extra["truth"] = (
+            one["claim"].rstrip("."),
+            rng.choice(("No. ", "Not quite. ", "That is a common misconception. ", "")) + one["truth"],
+        )
     text = template
     for name, value in values.items():
         text = text.replace("{" + name + "}", value)
@@ -250,7 +288,10 @@ def theory_row(card: rows.Card, others: Sequence[rows.Card], rng: random.Random,
         turns = [{"role": "user", "content": rough(question, rng, ())}, {"role": "assistant", "content": answer}]
         kind = rng.choice(list(FOLLOW_UPS))
         question = rng.choice(FOLLOW_UPS[kind])
-        answer = answer_of(kind, {name: text for name, text in parts.items() if text not in answer or name in ("pitfalls",)} or parts, rng) or parts["why"]
+        answer = (
+            answer_of(kind, {name: text for name, text in parts.items() if text not in answer or name in ("pitfalls",)} or parts, rng)
+            or parts["why"]
+        )
     notes: list[Note] = []
     drawn = rng.random()
     if not evaluation and drawn < 0.72:
@@ -276,7 +317,11 @@ def talk_row(rng: random.Random, adapter: str) -> dict[str, Any]:
     """A row about the assistant itself (THEORY), or small talk and unknown territory, answered honestly (BASE)."""
     questions, answers = rng.choice(ABOUT_ME if adapter == "theory" else BASE_TALK)
     messages = prompts.compose(adapter, rough(rng.choice(questions), rng, ()))
-    return {"messages": [*messages, {"role": "assistant", "content": rng.choice(answers)}], "source": "talk", "check": {"must": [], "must_not": [], "kind": "talk"}}
+    return {
+        "messages": [*messages, {"role": "assistant", "content": rng.choice(answers)}],
+        "source": "talk",
+        "check": {"must": [], "must_not": [], "kind": "talk"},
+    }
 
 
 def numbered(name: str, found: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -336,7 +381,9 @@ def main(config: Config) -> None:
     if not rows.intents() or not rows.cards():
         raise TwofoldError(f"no sources in {rows.SOURCES}")
     for adapter, name, count in (("code", "train.jsonl", config.code), ("theory", "train_theory.jsonl", config.theory)):
-        found = list(numbered(name.removesuffix(".jsonl"), tqdm(render(config, adapter), total=count, desc=name, file=sys.stderr, disable=None)))
+        found = list(
+            numbered(name.removesuffix(".jsonl"), tqdm(render(config, adapter), total=count, desc=name, file=sys.stderr, disable=None))
+        )
         rows.write(out / name, found)
         print(f"{out / name}: {len(found)} rows")
     if config.evaluation:

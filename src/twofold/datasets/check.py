@@ -96,7 +96,9 @@ def execute(task: Task, known: Mapping[str, rows.Frame]) -> str:
             space |= {"_out": out.getvalue(), "plt": plt}
             exec(compile(task.check, "<check>", "exec"), space)  # noqa: S102  so is its check
         except BaseException as error:  # noqa: BLE001  anything a row does is the row's failure
-            lines = [f"line {frame.lineno}" for frame in traceback.extract_tb(error.__traceback__) if frame.filename in ("<solution>", "<check>")]
+            lines = [
+                f"line {frame.lineno}" for frame in traceback.extract_tb(error.__traceback__) if frame.filename in ("<solution>", "<check>")
+            ]
             where = lines[-1] if lines else ""
             source = (task.code if stage == "solution" else task.check).splitlines()
             number = int(where[5:]) if where else 0
@@ -134,8 +136,21 @@ def _preload() -> None:
     import warnings
 
     warnings.simplefilter("ignore")
-    for module in ("matplotlib.pyplot", "pandas", "scipy.stats", "seaborn", "sklearn.ensemble", "sklearn.linear_model", "sklearn.model_selection",
-                   "sklearn.pipeline", "sklearn.compose", "sklearn.metrics", "sklearn.cluster", "sklearn.decomposition", "statsmodels.api"):
+    for module in (
+        "matplotlib.pyplot",
+        "pandas",
+        "scipy.stats",
+        "seaborn",
+        "sklearn.ensemble",
+        "sklearn.linear_model",
+        "sklearn.model_selection",
+        "sklearn.pipeline",
+        "sklearn.compose",
+        "sklearn.metrics",
+        "sklearn.cluster",
+        "sklearn.decomposition",
+        "statsmodels.api",
+    ):
         with contextlib.suppress(ImportError):
             __import__(module)
 
@@ -180,11 +195,35 @@ def lint_intent(intent: rows.Intent) -> list[str]:
 
 def lint_card(card: rows.Card) -> list[str]:
     """What a card's form lacks, and where its own rubric fails on its own text."""
-    wanted = {"definition": 3, "intuition": 2, "how": 2, "why": 2, "when": 2, "pitfalls": 3, "example": 1, "misconceptions": 3, "asks": 6, "must": 2, "must_not": 1}
+    wanted = {
+        "definition": 3,
+        "intuition": 2,
+        "how": 2,
+        "why": 2,
+        "when": 2,
+        "pitfalls": 3,
+        "example": 1,
+        "misconceptions": 3,
+        "asks": 6,
+        "must": 2,
+        "must_not": 1,
+    }
     faults = [f"{len(getattr(card, name))} {name}, {count} wanted" for name, count in wanted.items() if len(getattr(card, name)) < count]
     faults += [f"no name in {code}" for code in ("es", "fr", "de", "pt", "zh", "ja", "hi") if not card.names_in.get(code)]
-    text = "\n".join((*card.definition, *card.intuition, *card.how, *card.why, *card.when, *card.pitfalls, *card.example, card.formula,
-                      *(one["text"] for one in card.versus), *(one["truth"] for one in card.misconceptions)))
+    text = "\n".join(
+        (
+            *card.definition,
+            *card.intuition,
+            *card.how,
+            *card.why,
+            *card.when,
+            *card.pitfalls,
+            *card.example,
+            card.formula,
+            *(one["text"] for one in card.versus),
+            *(one["truth"] for one in card.misconceptions),
+        )
+    )
     for pattern in card.must:
         if not all(re.search(pattern, one, re.I) for one in card.definition) and not any(re.search(pattern, one, re.I) for one in card.how):
             faults.append(f"must {pattern!r} is missing from a definition and from every how")
@@ -215,14 +254,13 @@ def main(config: Config) -> int:
     tasks += [Task(f"{card.id} demo", card.demo, "", ()) for card in cards if card.demo]
     if config.data:
         tasks += row_tasks(rows.ROOT / "data", config.only)
-    failed: dict[str, str] = {}
     started = time.perf_counter()
-    for name, failure in tqdm(execute_all(tasks, known, config.jobs), total=len(tasks), desc="run", file=sys.stderr, disable=None):
-        if failure:
-            failed[name] = failure
+    runs = tqdm(execute_all(tasks, known, config.jobs), total=len(tasks), desc="run", file=sys.stderr, disable=None)
+    failed = {name: failure for name, failure in runs if failure}
     faults += [f"{name}: {failure}" for name, failure in sorted(failed.items())]
     print("\n".join(faults))
-    print(f"{len(intents)} intents, {len(cards)} cards, {len(tasks)} runs, {len(failed)} failed, {len(faults)} faults, {time.perf_counter() - started:.0f} s")
+    seconds = time.perf_counter() - started
+    print(f"{len(intents)} intents, {len(cards)} cards, {len(tasks)} runs, {len(failed)} failed, {len(faults)} faults, {seconds:.0f} s")
     return len(faults)
 
 
@@ -234,6 +272,13 @@ def row_tasks(folder: Path, only: str = "") -> list[Task]:
             proof = row["check"]
             if only in row["id"]:
                 blocks = re.findall(r"```python\n(.*?)```", row["messages"][-1]["content"], re.S)
-                tasks.append(Task(row["id"], blocks[-1] if blocks else "raise ValueError('no code block')", proof["test"],
-                                  tuple(map(tuple, proof["frames"].items())), tuple(map(tuple, proof["files"].items()))))
+                tasks.append(
+                    Task(
+                        row["id"],
+                        blocks[-1] if blocks else "raise ValueError('no code block')",
+                        proof["test"],
+                        tuple(map(tuple, proof["frames"].items())),
+                        tuple(map(tuple, proof["files"].items())),
+                    )
+                )
     return tasks

@@ -2,7 +2,21 @@
 
 from collections.abc import Mapping
 
-LEADS = ("please ", "pls ", "hey, ", "hi! ", "quick one: ", "help me: ", "ok so ", "um, ", "need help: ", "so ", "now ", "hello, ", "quick q: ")
+LEADS = (
+    "please ",
+    "pls ",
+    "hey, ",
+    "hi! ",
+    "quick one: ",
+    "help me: ",
+    "ok so ",
+    "um, ",
+    "need help: ",
+    "so ",
+    "now ",
+    "hello, ",
+    "quick q: ",
+)
 ASKING = ("can you ", "could you ", "i need to ", "help me ", "how do i ", "i want to ", "how can i ", "would you ", "let's ", "just ")
 IMPERATIVES = frozenset(
     "plot draw show make compute calculate get find give drop remove fill replace sort filter select group merge join read load save write export create add count"
@@ -93,27 +107,56 @@ FOLLOW_UPS: Mapping[str, tuple[str, ...]] = {
 # (questions, answers): about the assistant itself.
 ABOUT_ME = (
     (
-        ("what can you do", "What can you do?", "help", "how can you help me", "what do you do", "what are you good at", "what kind of questions can i ask"),
+        (
+            "what can you do",
+            "What can you do?",
+            "help",
+            "how can you help me",
+            "what do you do",
+            "what are you good at",
+            "what kind of questions can i ask",
+        ),
         (
             "I answer data-science questions. Ask for code and you get runnable Python for pandas, NumPy, scikit-learn, SciPy, matplotlib or seaborn; ask about an idea and you get a short explanation. Name your DataFrame and its columns, and I will use them.",
             "I do two things: write Python for data work, such as cleaning, grouping, plotting and modelling, and explain ideas from statistics and machine learning in a few sentences. Tell me the columns of your data and what you want to see.",
         ),
     ),
     (
-        ("who are you", "Who are you?", "what are you", "what's your name", "are you chatgpt", "which model are you", "are you a human", "who made you"),
+        (
+            "who are you",
+            "Who are you?",
+            "what are you",
+            "what's your name",
+            "are you chatgpt",
+            "which model are you",
+            "are you a human",
+            "who made you",
+        ),
         (
             "I am twofold, a data-science notebook assistant. I am a small language model with two adapters, one that writes Python and one that explains concepts.",
             "I am twofold, an assistant for data science. A router sends your question to my code adapter or to my theory adapter, and the chip shows which one is speaking.",
         ),
     ),
     (
-        ("how do i use you", "how should i ask", "how do I get good answers", "any tips for asking", "what should i tell you about my data"),
+        (
+            "how do i use you",
+            "how should i ask",
+            "how do I get good answers",
+            "any tips for asking",
+            "what should i tell you about my data",
+        ),
         (
             "Say what you want and name the DataFrame and columns, for example: plot the mean price by region in df. For follow-ups just continue: make it horizontal. Choose Code or Explain if you want to decide the kind of answer yourself.",
         ),
     ),
     (
-        ("do you send my data anywhere", "is my data private", "do you work offline", "do you need internet", "does my data leave my computer"),
+        (
+            "do you send my data anywhere",
+            "is my data private",
+            "do you work offline",
+            "do you need internet",
+            "does my data leave my computer",
+        ),
         (
             "The built-in model runs on your own computer and works offline, so your data stays with you. Only the names and types of columns join the prompt, not the values.",
         ),

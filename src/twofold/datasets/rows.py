@@ -30,7 +30,22 @@ _KINDS: dict[str, tuple[str, ...]] = {
     "any": ("float", "int", "cat", "binary", "date"),
 }
 _FILES = {"csv": "csv", "xlsx": "xlsx", "json": "json", "parquet": "parquet", "png": "png"}
-_NEW_COLUMNS = ("score", "ratio", "flag", "bucket", "level", "group", "total", "index_value", "rank", "share", "delta", "signal", "label", "is_high")
+_NEW_COLUMNS = (
+    "score",
+    "ratio",
+    "flag",
+    "bucket",
+    "level",
+    "group",
+    "total",
+    "index_value",
+    "rank",
+    "share",
+    "delta",
+    "signal",
+    "label",
+    "is_high",
+)
 _SLOT = re.compile(r"(?P<kind>[a-z]+)(?P<digit>\d*)(?:\[(?P<least>\d+)(?:-(?P<most>\d+))?\])?(?:@(?P<frame>\w+))?$")
 
 
@@ -237,7 +252,8 @@ def fill(intent: Intent, known: Mapping[str, Frame], rng: random.Random, mention
             taken = {col.name for col in frame.columns}
             said[slot] = code[slot] = rng.choice([name for name in _NEW_COLUMNS if name not in taken])
         elif isinstance(spec, str) and spec in _FILES:
-            name = f"{rng.choice([frame.name, frame.name, 'data', frame.name + '_2024', 'raw/' + frame.name]).replace('/', '_')}.{_FILES[spec]}"
+            stem = rng.choice([frame.name, frame.name, "data", f"{frame.name}_2024", f"raw_{frame.name}"])
+            name = f"{stem}.{_FILES[spec]}"
             said[slot] = code[slot] = name
             files[name] = main
         elif isinstance(spec, str) and spec.startswith(("level:", "value:")):

@@ -44,7 +44,6 @@ def packed_weights_kept() -> Iterator[None]:
     """
     import bitsandbytes
 
-
     with mock.patch.object(bitsandbytes.nn.Linear4bit, "_save_to_state_dict", torch.nn.Module._save_to_state_dict):
         yield
 
