@@ -131,11 +131,11 @@ def test_a_crash_of_the_engine_leaves_the_page_alive() -> None:
 
 def test_an_adapter_is_loaded_by_name_and_chosen() -> None:
     engine = ready(lambda *_: "x")
-    note, choice = app.load_adapter(engine, " finance ", "/tmp/finance")
+    note, choice = app.load_adapter(engine, " finance ", "some/finance")
     assert "finance is loaded" in note
     assert (choice["value"], choice["choices"][0]) == ("finance", "auto")
     assert "folder" in app.load_adapter(engine, "", "")[0]
-    assert "taken" in app.load_adapter(engine, "code", "/tmp/x")[0]
+    assert "taken" in app.load_adapter(engine, "code", "some/x")[0]
 
 
 def test_words_from_outside_are_escaped() -> None:

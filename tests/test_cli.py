@@ -128,7 +128,7 @@ def test_chat_remembers_obeys_and_survives_mistakes(
         "/adapter theory",
         "why",
         "/mode none",
-        "/load finance /tmp/x",
+        "/load finance some/x",
         "/adapter finance",
         "x",
         "/clear",

@@ -24,7 +24,7 @@ PIECE = 8_000  # characters: longer documents are split at a blank line, so that
 class Config:
     """What `twofold train corpus` does."""
 
-    source: str = "../shared/corpus"
+    source: str = "corpus"
     """Folder of *.jsonl or *.jsonl.zst shards with text and kind, or one text file; empty for chat rows alone."""
     rows: str = ""
     """Folder of chat rows to add as slices chat-code and chat-theory; empty adds none."""

@@ -18,7 +18,7 @@ SPARE = 64
 class Config:
     """What `twofold train tokenizer` does."""
 
-    corpus: str = "../shared/corpus"
+    corpus: str = "corpus"
     """Folder of *.jsonl or *.jsonl.zst shards, or one text file."""
     rows: str = "data"
     """Folder of the chat rows, which join the sample."""

@@ -1,0 +1,1 @@
+"""Evaluations: what each measures stands at the top of its module."""
