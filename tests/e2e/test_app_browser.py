@@ -18,10 +18,8 @@ import pytest
 playwright = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("gradio")
 CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")
-WEIGHTS = Path(__file__).parents[2] / "src/twofold/weights/base"
-MODEL = os.environ.get("TWOFOLD_E2E_MODEL", "embedded" if WEIGHTS.exists() else "scripted")
 PICTURE = os.environ.get("TWOFOLD_E2E_PICTURE")  # a path such as docs/app.png; empty takes no picture
-WAIT = 20_000 if MODEL == "scripted" else 120_000  # milliseconds for an answer on a busy machine
+WAIT = 120_000  # milliseconds for an answer on a busy machine
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
@@ -63,20 +61,26 @@ app.launch(page, "127.0.0.1", port)
 
 
 @pytest.fixture(scope="module")
-def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file that the scripted engine waits for before it is "loaded"."""
-    return tmp_path_factory.mktemp("app") / "gate"
+def model(request: pytest.FixtureRequest) -> str:
+    """What answers: the scripted engine, unless a test asks for the embedded model too."""
+    return str(getattr(request, "param", "scripted"))
 
 
 @pytest.fixture(scope="module")
-def server(gate: Path) -> Iterator[str]:
+def gate(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that the scripted engine waits for before it is "loaded"."""
+    return tmp_path_factory.mktemp(model) / "gate"
+
+
+@pytest.fixture(scope="module")
+def server(model: str, gate: Path) -> Iterator[str]:
     log = gate.with_name("log")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     with log.open("w") as out:
-        process = subprocess.Popen([sys.executable, "-c", SERVER, MODEL, str(port), str(gate)], stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen([sys.executable, "-c", SERVER, model, str(port), str(gate)], stdout=out, stderr=subprocess.STDOUT)
         try:
             deadline = time.monotonic() + 60
             while True:
@@ -141,7 +145,6 @@ def ready(page: Any, gate: Path) -> Any:
     return page
 
 
-@pytest.mark.skipif(MODEL != "scripted", reason="only the scripted engine loads slowly for certain")
 def test_the_page_lives_while_the_model_loads(page: Any, gate: Path) -> None:
     playwright.expect(page.locator("#model")).to_contain_text("loading")
     send(page, "Give me a recipe for tomato soup.")
@@ -153,14 +156,15 @@ def test_the_page_lives_while_the_model_loads(page: Any, gate: Path) -> None:
     playwright.expect(page.locator("#model")).to_contain_text("ready")
 
 
-def test_code_theory_guard_and_base(ready: Any) -> None:
+@pytest.mark.parametrize("model", ["scripted", "embedded"], indirect=True)
+def test_code_theory_guard_and_base(model: str, ready: Any) -> None:
     page = ready
     send(page, "How do I plot the mean of sales per region as a bar chart with pandas?")
     finished(page, "CODE")
     assert page.locator("#chat [data-testid=bot] pre code").inner_text().strip()
     send(page, "What is cross-validation?")
     assert len(finished(page, "THEORY")) > 40
-    if PICTURE:
+    if PICTURE and model == "embedded":
         Path(PICTURE).parent.mkdir(exist_ok=True)
         page.mouse.move(5, 5)
         page.wait_for_timeout(600)
@@ -183,7 +187,6 @@ def test_an_example_is_asked_with_one_click_and_the_mode_is_obeyed(ready: Any) -
     assert page.locator("#chat [data-testid=user]").count() == 1
 
 
-@pytest.mark.skipif(MODEL != "scripted", reason="needs an answer that would go on for a minute")
 def test_stop_stops_and_the_page_goes_on(ready: Any) -> None:
     page = ready
     send(page, "Explain cross-validation slowly")
