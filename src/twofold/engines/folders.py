@@ -54,7 +54,8 @@ def find(source: str) -> Path:
     except errors.RepositoryNotFoundError:
         raise TwofoldError(f"{source} is neither a folder nor a model on the hub (or private: run 'hf auth login').") from None
     except (errors.HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
-        raise TwofoldError(f"{source} cannot be downloaded ({line(error)}): check the connection, or use embedded or a folder.") from None
+        what = type(error).__name__
+        raise TwofoldError(f"{source} cannot be downloaded ({what}): check the connection, or use embedded or a folder.") from None
 
 
 def trained_on(folder: Path, base: str) -> bool:
