@@ -43,6 +43,9 @@ data: $(STAMP) ## render data/*.jsonl from data/sources, then run and check ever
 bench: $(STAMP) ## measure speed and memory of the embedded model on this machine
 	$(BIN)/twofold bench cpu
 
+bench-sandbox: $(STAMP) ## measure the sandbox: speed, attacks, what each layer holds
+	$(BIN)/python -m twofold.sandbox.bench --layers
+
 sums: ## rewrite the checksums of the shipped model after it changed
 	cd src/twofold/weights && find base code theory -type f ! -name run.json | LC_ALL=C sort | xargs sha256sum > SHA256SUMS
 
@@ -52,4 +55,4 @@ smoke: $(STAMP) ## every training stage at toy size, ending in an answered quest
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help install app ask chat test check data bench sums smoke clean
+.PHONY: help install app ask chat test check data bench bench-sandbox sums smoke clean
