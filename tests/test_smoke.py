@@ -19,8 +19,8 @@ def test_all_stages_run_and_what_they_trained_answers(tmp_path: Path) -> None:
     assert done.stdout.endswith("smoke run passed\n")
     assert len(done.stderr) < 2000, "no progress bar floods what is not a terminal"
     answer = json.loads((tmp_path / "answer.json").read_text())
-    assert (answer["adapter"], answer["chip"]) == ("code", "CODE")
-    assert answer["text"]
+    assert (answer["adapter"], answer["chip"]) == ("theory", "THEORY")
+    assert answer["tokens"] > 0, "it speaks; what a model of 30 steps says may be cleaned away whole"
     for stage in ("tokenizer", "corpus/text", "pretrain", "model/base", "model/code", "model/theory"):
         record = json.loads((tmp_path / stage / "run.json").read_text())
         assert record["numbers"], stage

@@ -86,8 +86,14 @@ def enter_namespaces() -> bool:
     return mapped
 
 
+SCRATCH = "/scratch"
+
+
 def new_root(paths: Sequence[str]) -> None:
-    """Make a tmpfs the root, holding nothing but these paths (read-only, in their old places), four devices and a small /tmp."""
+    """Make a tmpfs the root: these paths (read-only, in their old places), four devices and a small SCRATCH, which /tmp leads to.
+
+    Where Python itself lies in /tmp, that folder holds just what Python needs.
+    """
     _mount("none", "/", None, _REC | _PRIVATE)
     base = next(
         one
@@ -112,13 +118,16 @@ def new_root(paths: Sequence[str]) -> None:
     for path in paths:  # a link in a path, such as /lib -> usr/lib, must be there as well
         with contextlib.suppress(OSError):
             _copy_links(path, base)
-    Path(base, "tmp").mkdir(exist_ok=True)
+    Path(base + SCRATCH).mkdir()
+    with contextlib.suppress(FileExistsError):
+        os.symlink(SCRATCH, base + "/tmp")
     os.chdir(base)
     _syscall(_PIVOT_ROOT[syscalls.machine()], b".", b".")
     _call("umount2", b".", 2)  # MNT_DETACH: the old root goes
     os.chdir("/")
     _mount("none", "/", None, _REMOUNT | _BIND | _RDONLY | _NOSUID | _NODEV)
-    _mount("warm", "/tmp", "tmpfs", _NOSUID | _NODEV | _NOEXEC, "size=16m,mode=700")
+    _mount("warm", SCRATCH, "tmpfs", _NOSUID | _NODEV | _NOEXEC, "size=16m,mode=700")
+    os.environ |= {"HOME": SCRATCH, "TMPDIR": SCRATCH}
 
 
 def _under(path: str, folder: str) -> bool:
@@ -140,11 +149,11 @@ def _copy_links(path: str, base: str) -> None:
 
 
 def private_scratch(size: int, uid: int) -> int:
-    """Mount a tmpfs of so many bytes on /tmp, in a mount namespace of its own. Returns a descriptor of it; it goes with its last user."""
+    """Mount a tmpfs of so many bytes on SCRATCH, in a mount namespace of its own. Its descriptor; it goes with its last user."""
     _call("unshare", _NEWNS)
-    _mount("scratch", "/tmp", "tmpfs", _NOSUID | _NODEV | _NOEXEC, f"size={size},nr_inodes=4096,mode=700")
-    os.chown("/tmp", uid, -1)
-    return os.open("/tmp", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _mount("scratch", SCRATCH, "tmpfs", _NOSUID | _NODEV | _NOEXEC, f"size={size},nr_inodes=4096,mode=700")
+    os.chown(SCRATCH, uid, -1)
+    return os.open(SCRATCH, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def fork_in_pid_namespace(home: int) -> int:

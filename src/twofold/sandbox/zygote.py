@@ -336,7 +336,7 @@ def _become_the_run(state: _State, order: Mapping[str, Any], rights: list[int]) 
             if state.uid is not None:
                 os.chown(folder, state.uid, state.uid)
         else:
-            scratch, handle = "/tmp", jail.private_scratch(order["scratch"], state.uid if state.uid is not None else os.geteuid())
+            scratch, handle = jail.SCRATCH, jail.private_scratch(order["scratch"], state.uid if state.uid is not None else os.geteuid())
         socket.send_fds(control, [b"scratch"], [handle])
         jail.close_descriptors((0, 1, 2, payload, report))
         if "user" in state.layers:
