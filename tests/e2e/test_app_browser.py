@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -93,7 +92,7 @@ def server(model: str, gate: Path) -> Iterator[str]:
                     time.sleep(0.2)
             yield url
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # not SIGINT: a shell's background jobs, and what they start, ignore it
             process.wait(20)
     said = log.read_text()
     assert "FOREIGN" not in said
