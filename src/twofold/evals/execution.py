@@ -30,11 +30,6 @@ class Outcome:
     """The first thing that went wrong, in a line; "" when nothing did."""
 
 
-def score_code(text: str, row: Mapping[str, Any]) -> Outcome:
-    """Run the code of one answer; `score_all` runs many in less time."""
-    return score_all([(text, row)])[0]
-
-
 def score_all(answers: Iterable[tuple[str, Mapping[str, Any]]], jobs: int = 2) -> list[Outcome]:
     """Run the code of many answers, each with its chat row, over `jobs` processes. Linux and macOS."""
     faults: dict[str, str] = {}
