@@ -116,3 +116,11 @@ def test_the_packaged_tokenizer_carries_the_same_template() -> None:
     from twofold import prompts
 
     assert (Path(prompts.__file__).parent / "weights/base/chat_template.jinja").read_text(encoding="utf-8") == chat_template()
+
+
+def test_repair_adds_the_failed_answer_and_the_end_of_the_error() -> None:
+    messages = prompts.compose("code", "mean of price")
+    turns = prompts.repair(messages, "```python\nx\n```", "y" * 5_000 + "\nNameError: x")
+    assert [turn["role"] for turn in turns] == ["system", "user", "assistant", "user"]
+    assert turns[-1]["content"].startswith("That fails:\ny") and turns[-1]["content"].endswith("NameError: x\nFix it.")
+    assert len(turns[-1]["content"]) < prompts.MOST_ERROR + 50

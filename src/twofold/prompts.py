@@ -26,6 +26,8 @@ REFUSAL: Mapping[str, str] = {
     "hi": "मैं केवल डेटा साइंस में मदद कर सकता हूँ: डेटा के लिए Python, सांख्यिकी, मशीन लर्निंग और चार्ट। कृपया इनमें से किसी के बारे में पूछें।",
 }
 
+MOST_ERROR = 600  # characters of a traceback, from its end, that a repair turn shows
+
 BOS, EOS, PAD, INST, END_INST = SPECIALS = ("<s>", "</s>", "<pad>", "[INST]", "[/INST]")
 
 
@@ -57,6 +59,15 @@ def compose(
         {"role": "system", "content": SYSTEM.get(adapter, SYSTEM["base"])},
         *recalled,
         {"role": "user", "content": user_text(question, notebook, notes)},
+    ]
+
+
+def repair(messages: Sequence[Message], answer: str, error: str) -> list[Message]:
+    """The same conversation with an answer that failed and one more user turn that shows the error and asks for a fix."""
+    return [
+        *messages,
+        {"role": "assistant", "content": answer},
+        {"role": "user", "content": f"That fails:\n{error.strip()[-MOST_ERROR:]}\nFix it."},
     ]
 
 
