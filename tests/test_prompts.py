@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from twofold import classify
-from twofold.prompts import REFUSAL, SPECIALS, SYSTEM, chat_template, compose, encode, refusal, user_text
+from twofold.prompts import MOST_ERROR, REFUSAL, SPECIALS, SYSTEM, chat_template, compose, encode, refusal, repair, user_text
 from twofold.types import Message, Note, TwofoldError
 
 Encode = Callable[[list[Message]], tuple[list[int], list[bool]]]
@@ -119,8 +119,8 @@ def test_the_packaged_tokenizer_carries_the_same_template() -> None:
 
 
 def test_repair_adds_the_failed_answer_and_the_end_of_the_error() -> None:
-    messages = prompts.compose("code", "mean of price")
-    turns = prompts.repair(messages, "```python\nx\n```", "y" * 5_000 + "\nNameError: x")
+    messages = compose("code", "mean of price")
+    turns = repair(messages, "```python\nx\n```", "y" * 5_000 + "\nNameError: x")
     assert [turn["role"] for turn in turns] == ["system", "user", "assistant", "user"]
     assert turns[-1]["content"].startswith("That fails:\ny") and turns[-1]["content"].endswith("NameError: x\nFix it.")
-    assert len(turns[-1]["content"]) < prompts.MOST_ERROR + 50
+    assert len(turns[-1]["content"]) < MOST_ERROR + 50
