@@ -122,5 +122,6 @@ def test_repair_adds_the_failed_answer_and_the_end_of_the_error() -> None:
     messages = compose("code", "mean of price")
     turns = repair(messages, "```python\nx\n```", "y" * 5_000 + "\nNameError: x")
     assert [turn["role"] for turn in turns] == ["system", "user", "assistant", "user"]
-    assert turns[-1]["content"].startswith("That fails:\ny") and turns[-1]["content"].endswith("NameError: x\nFix it.")
+    assert turns[-1]["content"].startswith("That fails:\ny")
+    assert turns[-1]["content"].endswith("NameError: x\nFix it.")
     assert len(turns[-1]["content"]) < MOST_ERROR + 50
