@@ -200,7 +200,7 @@ def test_solutions_pass_their_checks_and_wrong_ones_do_not(intents: list[Intent]
         replace(right[0], name="exits", code="raise SystemExit"),
         replace(right[0], name="surrogate", code="raise ValueError('\\ud800')"),
     ]
-    failures = dict(check.execute_all([*right, *empty, *broken], known, jobs=2))
+    failures = dict(check.execute_all([*right, *empty, *broken], jobs=2))
     assert {task.name: failures[task.name] for task in right} == {task.name: "" for task in right}
     assert [task.name for task in empty if not failures[task.name]] == []
     assert failures["raises"].startswith("solution line 1: ZeroDivisionError: division by zero  | 1 / 0")
@@ -216,11 +216,11 @@ def test_a_subtly_wrong_solution_is_caught(intents: list[Intent], known: Mapping
         intents[0], slots=slots, solution=solution, check=f"assert _last == {solution}", alternatives=(f"{solution} + 1",), follow=()
     )
     right, wrong = check.intent_tasks(intent, known, 1, 0)
-    assert check.execute(right, known) == ""
-    assert check.execute(wrong, known).startswith("check line 1: AssertionError")
+    assert check.execute(right) == ""
+    assert check.execute(wrong).startswith("check line 1: AssertionError")
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_an_endless_row_is_killed(known: Mapping[str, Frame]) -> None:
-    name, failure = check._run_forked((check.Task("endless", "while True: pass", "", ()), known, 1.0))
+def test_an_endless_row_is_killed() -> None:
+    name, failure = check._run_forked((check.Task("endless", "while True: pass", "", ()), 1.0))
     assert (name, failure) == ("endless", "killed by signal 14 (limit 1 s)")

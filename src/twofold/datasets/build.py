@@ -4,13 +4,13 @@ import json
 import random
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from twofold import notebook, prompts
-from twofold.datasets import rows
+from twofold.datasets import coin, compose, rows
 from twofold.datasets.phrases import ABOUT_ME, ASKING, BASE_TALK, CUES, FOLLOW_UPS, IMPERATIVES, INTROS, LEADS, QUESTIONS, TAILS
 from twofold.types import Message, Note, TwofoldError
 
@@ -25,7 +25,11 @@ DTYPES = {
     "datestr": "str",
     "text": "str",
 }
+RENAMED = 0.3  # share of explanations whose concept goes by an invented name that only the card at hand explains
 EVAL_ASKS = 2  # the last asks of each intent and card are kept for evaluation; of the asks in other languages the last one
+COINED = 0.5  # share of code rows whose frames and columns are made up for that row alone
+COMPOSED = 0.35  # share of code rows that are composed (compose.py) instead of drawn from an intent
+REPAIR = 0.06  # share of code rows that show an answer with its error and ask for the fix
 FOREIGN = 0.15  # share of code rows that are asked in another language than English
 
 # What an answer to each kind of question is made of, in order; a "?" part joins every other time.
@@ -97,8 +101,12 @@ def rough(text: str, rng: random.Random, keep: Iterable[str]) -> str:
     return text
 
 
-def say(text: str, filled: rows.Filled, slots: Mapping[str, Any], rng: random.Random, language: str = "") -> str:
-    """An ask with its slots in words: column names bare, quoted or in backticks, lists with "and" in English and commas elsewhere."""
+def say(text: str, filled: rows.Filled, slots: Mapping[str, Any], rng: random.Random, language: str = "", loose: bool = False) -> str:
+    """An ask with its slots in words: column names bare, quoted or in backticks, lists with "and" in English and commas elsewhere.
+
+    loose: the schema is in the prompt, so that now and then unit_price is said as "unit price".
+    """
+    easy = loose and rng.random() < 0.2
     mark = rng.choices(("{}", "'{}'", "`{}`", '"{}"'), (76, 9, 8, 7))[0]
     said = dict(filled.said)
     for slot, spec in slots.items():
@@ -109,16 +117,18 @@ def say(text: str, filled: rows.Filled, slots: Mapping[str, Any], rng: random.Ra
             and spec not in ("csv", "xlsx", "json", "parquet", "png")
         )
         quoted = re.search(r"""['"`]\$\{?""" + re.escape(slot) + r"\b", text)
-        if bare and not quoted:
+        if bare and easy and spec != "newcol":
+            said[slot] = said[slot].replace("_", " ").lower()
+        elif bare and not quoted:
             said[slot] = mark.format(said[slot])
         elif language and isinstance(spec, str) and "[" in spec:
             said[slot] = ", ".join(json.loads(filled.code[slot]))
     return rows.substitute(text, said)
 
 
-def schema(filled: rows.Filled, known: Mapping[str, rows.Frame], rng: random.Random) -> str:
-    """The notebook block for the frames of a filling, sometimes with a frame that is not meant."""
-    held = dict(filled.frames)
+def schema(frames: Mapping[str, rows.Frame], known: Mapping[str, rows.Frame], rng: random.Random) -> str:
+    """The notebook block for frames by variable, sometimes with a known frame that is not meant."""
+    held = dict(frames)
     if rng.random() < 0.25:
         other = rng.choice(list(known.values()))
         held.setdefault(other.name, other)
@@ -131,13 +141,26 @@ def schema(filled: rows.Filled, known: Mapping[str, rows.Frame], rng: random.Ran
 def example(intent: rows.Intent, known: Mapping[str, rows.Frame], rng: random.Random) -> Note:
     """A solved example of an intent, with columns of its own."""
     ask = rng.choice(intent.asks[:-EVAL_ASKS])
-    filled = rows.fill(intent, known, rng, rows.mentioned(ask))
+    world = drawn_frames(intent.solution, intent.slots, known, rng)
+    try:
+        filled = rows.fill(intent, world, rng, rows.mentioned(ask))
+    except TwofoldError:
+        filled = rows.fill(intent, known, rng, rows.mentioned(ask))
     return Note("example", rows.substitute(ask, filled.said), rows.substitute(intent.solution, filled.code).strip(), intent.id)
 
 
 def fenced(code: str) -> str:
     """Code as an answer shows it."""
     return f"```python\n{code.strip()}\n```"
+
+
+def drawn_frames(code: str, slots: Mapping[str, Any], known: Mapping[str, rows.Frame], rng: random.Random) -> Mapping[str, rows.Frame]:
+    """The frames that a row draws from: the known ones, or made-up ones, whose names hold blanks only where the code quotes each name."""
+    if rng.random() >= COINED:
+        return known
+    named = [slot for slot, spec in slots.items() if isinstance(spec, str) and not spec.startswith("frame") and "[" not in spec]
+    bare = (rf'(?<!")\$\{{?{re.escape(slot)}\b|\$\{{?{re.escape(slot)}\}}?(?!"|\w)' for slot in named)
+    return coin.world(rng, spaced=not any(re.search(pattern, code) for pattern in bare))
 
 
 def code_row(
@@ -161,11 +184,17 @@ def code_row(
     names = (
         {slot for slot, spec in intent.slots.items() if spec == "frame"} if show else set()
     )  # a notebook block names the frame for the ask
-    filled = rows.fill(intent, known, rng, told | names)
+    whole = "".join((intent.solution, intent.check, *(one.solution + one.check for one in intent.follow)))
+    world = known if evaluation else drawn_frames(whole, intent.slots, known, rng)
+    try:
+        filled = rows.fill(intent, world, rng, told | names)
+    except TwofoldError:  # a made-up frame may lack what this intent needs
+        world = known
+        filled = rows.fill(intent, world, rng, told | names)
     columns = {name for slot, name in filled.code.items() if isinstance(intent.slots[slot], str)}
-    question = say(ask, filled, intent.slots, rng, language)
+    question = say(ask, filled, intent.slots, rng, language, loose=show and not evaluation)
     variable, frame = next(iter(filled.frames.items()))
-    shown = schema(filled, known, rng) if show else ""
+    shown = schema(filled.frames, {**known, **world}, rng) if show else ""
     if not shown and not language and rng.random() < 0.08 and not filled.files:
         question = rng.choice(INTROS).format(df=variable, columns=", ".join(col.name for col in frame.columns)) + " " + question
     if not language:
@@ -188,16 +217,91 @@ def code_row(
         question = rough(say(rng.choice(asks), filled, intent.slots, rng), rng, columns)
         solution, check = follow.solution, follow.check
     messages = prompts.compose("code", question, notebook=shown, notes=notes, recalled=turns)
-    answer = fenced(rows.substitute(solution, filled.code))
+    code = rows.substitute(solution, filled.code).strip()
+    if not evaluation and not language and rng.random() < REPAIR:
+        messages = broken(messages, code, rng)
     return {
-        "messages": [*messages, {"role": "assistant", "content": answer}],
+        "messages": [*messages, {"role": "assistant", "content": fenced(code)}],
         "source": f"intent:{intent.id}",
-        "check": {
-            "test": rows.substitute(check, filled.code),
-            "frames": {name: one.name for name, one in filled.frames.items()},
-            "files": dict(filled.files),
-        },
+        "check": {"test": rows.substitute(check, filled.code), "frames": behind(filled.frames, known), "files": dict(filled.files)},
     }
+
+
+def behind(frames: Mapping[str, rows.Frame], known: Mapping[str, rows.Frame]) -> dict[str, Any]:
+    """Frames by variable as a row's "check" holds them: a known frame's name, or the lines of a made-up one."""
+    return {variable: one.name if known.get(one.name) == one else rows.lines(one) for variable, one in frames.items()}
+
+
+def composed_row(known: Mapping[str, rows.Frame], rng: random.Random) -> dict[str, Any]:
+    """One chat row of a composed task, over a made-up or a known frame."""
+    frame = coin.frame(rng, spaced=True, wide=rng.random() < 0.4) if rng.random() < 0.75 else rng.choice(list(known.values()))
+    if len(frame.of(("float", "int"))) < 3 or not frame.of(("cat",)):
+        frame = coin.frame(rng, wide=True)
+    df = "df" if rng.random() < 0.6 else frame.name
+    show = df != "df" or rng.random() < 0.55
+    task, family = compose.task(rng, frame, df, show)
+    notes: list[Note] = []
+    for likely, same in ((0.4, family), (0.3, None)):  # an example of the same family, one of another
+        if rng.random() < likely:
+            other, _ = compose.task(rng, coin.frame(rng, spaced=True), "df", False, same)
+            notes.append(Note("example", other.ask, other.code, "composed"))
+    rng.shuffle(notes)
+    names = [col.name for col in frame.columns]
+    shown = schema({df: frame}, known, rng) if show else ""
+    question, code, check = rough(task.ask, rng, names), task.code, task.check
+    if not show and rng.random() < 0.1:
+        question = rng.choice(INTROS).format(df=df, columns=", ".join(names)) + " " + question
+    turns: list[Message] = []
+    if task.follow and rng.random() < 0.3:
+        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": fenced(code)}]
+        ask, code, check = task.follow
+        question = rough(ask, rng, names)
+    messages = prompts.compose("code", question, notebook=shown, notes=[note for note in notes if len(note.text) < 1200], recalled=turns)
+    if rng.random() < REPAIR:
+        messages = broken(messages, code, rng)
+    return {
+        "messages": [*messages, {"role": "assistant", "content": fenced(code)}],
+        "source": "composed",
+        "check": {"test": check, "frames": behind({df: frame}, known), "files": {}},
+    }
+
+
+def broken(messages: Sequence[Message], code: str, rng: random.Random) -> list[Message]:
+    """The conversation with a damaged form of `code` as an answer that failed, its error, and the wish for a fix; unchanged where nothing can be damaged."""
+    lines = code.splitlines()
+    literals = [
+        (at, found) for at, line in enumerate(lines) for found in re.findall(r'\["(\w{3,})"\]', line) if not line.lstrip().startswith("#")
+    ]
+    imports = [at for at, line in enumerate(lines) if re.match(r"import \w+(\.\w+)* as (\w+)$|from [\w.]+ import (\w+)$", line)]
+    how = rng.choice(("column", "column", "import", "bracket", "name"))
+    if how == "import" and imports:
+        gone = rng.choice(imports)
+        name = lines[gone].split()[-1]
+        used = next((at for at, line in enumerate(lines) if at != gone and re.search(rf"\b{name}\b", line)), None)
+        if used is None:
+            return list(messages)
+        bad, at, error = [line for line in lines if line != lines[gone]], used - (gone < used), f"NameError: name '{name}' is not defined"
+    elif how == "bracket":
+        ends = [at for at, line in enumerate(lines) if line.endswith((")", "]"))]
+        if not ends:
+            return list(messages)
+        at = rng.choice(ends)
+        bad = [*lines[:at], lines[at][:-1], *lines[at + 1 :]]
+        error = f"SyntaxError: '{dict(zip(')]', '([', strict=True))[lines[at][-1]]}' was never closed"
+        return prompts.repair(messages, fenced("\n".join(bad)), f'File "<cell>", line {at + 1}\n    {bad[at].strip()}\n{error}')
+    elif how == "name" and (found := [at for at, line in enumerate(lines) if re.search(r"\bdf\b", line)]):
+        at, wrong = found[0], rng.choice(("data", "d", "frame", "dataframe"))
+        bad, error = [re.sub(r"\bdf\b", wrong, line) for line in lines], f"NameError: name '{wrong}' is not defined"
+    elif literals:
+        at, name = rng.choice(literals)
+        wrong = rng.choice((name.capitalize(), name.lower() + "s", name.replace("_", ""), name[:-1], name.upper()))
+        if wrong == name:
+            return list(messages)
+        bad, error = [*lines[:at], lines[at].replace(f'"{name}"', f'"{wrong}"'), *lines[at + 1 :]], f"KeyError: '{wrong}'"
+    else:
+        return list(messages)
+    trace = f'Traceback (most recent call last):\n  File "<cell>", line {at + 1}, in <module>\n    {bad[at].strip()}\n'
+    return prompts.repair(messages, fenced("\n".join(bad)), trace + error)
 
 
 def sections(card: rows.Card, rng: random.Random | None = None) -> dict[str, str]:
@@ -304,13 +408,33 @@ def theory_row(card: rows.Card, others: Sequence[rows.Card], rng: random.Random,
             if wrong.id != card.id:
                 notes.append(card_note(wrong, sections(wrong, rng)))
         rng.shuffle(notes)
+    must, must_not = list(card.must), list(card.must_not)
+    if any(note.source == card.id for note in notes) and not turns and question not in card.asks_in.values() and rng.random() < RENAMED:
+        fresh = coin.concept(rng)
+        swap = renaming(card, fresh)
+        if fresh in swap(answer) and fresh in swap(question):
+            question, answer, must, must_not = swap(question), swap(answer), [], []
+            notes = [Note(note.kind, swap(note.title), swap(note.text), note.source) if note.source == card.id else note for note in notes]
     as_typed = question if turns or question in card.asks_in.values() else rough(question, rng, ())
     messages = prompts.compose("theory", as_typed, notes=notes, recalled=turns)
     return {
         "messages": [*messages, {"role": "assistant", "content": answer}],
         "source": f"card:{card.id}",
-        "check": {"must": list(card.must), "must_not": list(card.must_not), "kind": kind},
+        "check": {"must": must, "must_not": must_not, "kind": kind},
     }
+
+
+def renaming(card: rows.Card, fresh: str) -> Callable[[str], str]:
+    """A function that calls a card's concept by another name wherever a text speaks of it."""
+    names = sorted((name for name in card.names if len(name) > 3 or name.isupper()), key=len, reverse=True)
+    pattern = re.compile(r"(?<!\w)(" + "|".join(re.escape(name) for name in names) + r")(?!\w)", re.I)
+
+    def swap(text: str) -> str:
+        return pattern.sub(
+            lambda found: fresh.capitalize() if found.start() == 0 or text[: found.start()].endswith((". ", "\n", ": ")) else fresh, text
+        )
+
+    return swap if names else lambda text: text
 
 
 def talk_row(rng: random.Random, adapter: str) -> dict[str, Any]:
@@ -341,7 +465,8 @@ def render(config: Config, adapter: str) -> Iterator[dict[str, Any]]:
     if adapter == "code":
         known, found = rows.frames(), [one for one in rows.intents() if one.id not in frozen]
         for number in range(config.code):
-            yield code_row(found[number % len(found)], found, known, rng)
+            composed = rng.random() < COMPOSED
+            yield composed_row(known, rng) if composed else code_row(found[number % len(found)], found, known, rng)
     else:
         cards = [one for one in rows.cards() if one.id not in frozen]
         for number in range(config.theory):

@@ -40,12 +40,12 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One piece of code to run: its frames by variable name, its input files, its check."""
+    """One piece of code to run: the frames behind its variables, its input files, its check."""
 
     name: str
     code: str
     check: str
-    frames: tuple[tuple[str, str], ...]
+    frames: tuple[tuple[str, rows.Frame], ...]
     files: tuple[tuple[str, str], ...] = ()
 
 
@@ -74,14 +74,14 @@ def _with_last(code: str) -> ast.Module:
     return tree
 
 
-def execute(task: Task, known: Mapping[str, rows.Frame]) -> str:
+def execute(task: Task) -> str:
     """Run a task in this process, in a fresh working directory. Returns "" or what went wrong, one to a few lines."""
     import matplotlib.pyplot as plt
     import numpy as np
 
     np.random.seed(0)
     random.seed(0)
-    frames = make_frames({variable: known[name] for variable, name in task.frames})
+    frames = make_frames(dict(task.frames))
     first = next(iter(frames.values()), None)
     space: dict[str, Any] = {"__name__": "__main__", **frames, "_last": None, "_before": None if first is None else first.copy(deep=True)}
     out = io.StringIO()
@@ -107,9 +107,9 @@ def execute(task: Task, known: Mapping[str, rows.Frame]) -> str:
     return ""
 
 
-def _run_forked(args: tuple[Task, Mapping[str, rows.Frame], float]) -> tuple[str, str]:
+def _run_forked(args: tuple[Task, float]) -> tuple[str, str]:
     """Run one task in a forked child with a time limit, so that no row can harm the next."""
-    task, known, limit = args
+    task, limit = args
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -119,7 +119,7 @@ def _run_forked(args: tuple[Task, Mapping[str, rows.Frame], float]) -> tuple[str
         os.dup2(null, 2)
         signal.alarm(int(limit))
         try:
-            result = execute(task, known)
+            result = execute(task)
         except BaseException as error:  # noqa: BLE001  the child must report and end
             result = f"{type(error).__name__}: {error}"
         os.write(writer, b"." + result.encode(errors="replace")[:4000])  # nothing at all comes from a row that ends the process
@@ -155,12 +155,12 @@ def _preload() -> None:
             __import__(module)
 
 
-def execute_all(tasks: Iterable[Task], known: Mapping[str, rows.Frame], jobs: int = 2, limit: float = 30.0) -> Iterator[tuple[str, str]]:
+def execute_all(tasks: Iterable[Task], jobs: int = 2, limit: float = 30.0) -> Iterator[tuple[str, str]]:
     """Yield (task name, "" or failure) as tasks end, over `jobs` processes. Linux and macOS (it forks)."""
     os.environ.update(MPLBACKEND="Agg", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", LOKY_MAX_CPU_COUNT="1")
     _preload()
     with multiprocessing.get_context("fork").Pool(jobs) as pool:
-        yield from pool.imap_unordered(_run_forked, ((task, known, limit) for task in tasks), chunksize=4)
+        yield from pool.imap_unordered(_run_forked, ((task, limit) for task in tasks), chunksize=4)
 
 
 def intent_tasks(intent: rows.Intent, known: Mapping[str, rows.Frame], samples: int, seed: int) -> Iterator[Task]:
@@ -168,7 +168,7 @@ def intent_tasks(intent: rows.Intent, known: Mapping[str, rows.Frame], samples: 
     rng = random.Random(f"{seed}/{intent.id}")
     for number in range(samples):
         filled = rows.fill(intent, known, rng)
-        behind = tuple((variable, frame.name) for variable, frame in filled.frames.items())
+        behind = tuple(filled.frames.items())
         pairs = [("", intent.solution, intent.check)]
         pairs += [(f" alternative {i + 1}", text, intent.check) for i, text in enumerate(intent.alternatives)]
         pairs += [(f" follow {i + 1}", one.solution, one.check) for i, one in enumerate(intent.follow)]
@@ -255,7 +255,7 @@ def main(config: Config) -> int:
     if config.data:
         tasks += row_tasks(rows.ROOT / "data", config.only)
     started = time.perf_counter()
-    runs = tqdm(execute_all(tasks, known, config.jobs), total=len(tasks), desc="run", file=sys.stderr, disable=None)
+    runs = tqdm(execute_all(tasks, config.jobs), total=len(tasks), desc="run", file=sys.stderr, disable=None)
     failed = {name: failure for name, failure in runs if failure}
     faults += [f"{name}: {failure}" for name, failure in sorted(failed.items())]
     print("\n".join(faults))
@@ -266,7 +266,7 @@ def main(config: Config) -> int:
 
 def row_tasks(folder: Path, only: str = "") -> list[Task]:
     """The code rows of train.jsonl and eval.jsonl as tasks; a row's "check" holds its code, frames and files."""
-    tasks = []
+    known, tasks = rows.frames(), []
     for name in ("train.jsonl", "eval.jsonl"):
         for row in rows.read(folder / name) if (folder / name).exists() else ():
             proof = row["check"]
@@ -277,7 +277,7 @@ def row_tasks(folder: Path, only: str = "") -> list[Task]:
                         row["id"],
                         blocks[-1] if blocks else "raise ValueError('no code block')",
                         proof["test"],
-                        tuple(map(tuple, proof["frames"].items())),
+                        tuple(rows.behind(proof["frames"], known).items()),
                         tuple(map(tuple, proof["files"].items())),
                     )
                 )

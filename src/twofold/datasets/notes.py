@@ -104,7 +104,7 @@ def trials(first: int = -build.EVAL_ASKS, end: int | None = None, heldout: bool 
         for ask in intent.asks[first:end] if (intent.id in frozen) == heldout else ():
             filled = rows.fill(intent, known, rng, rows.mentioned(ask))
             text = build.rough(build.say(ask, filled, intent.slots, rng), rng, (*filled.said.values(), *filled.code.values()))
-            code.append(Trial(text, intent.id, build.schema(filled, known, rng)))
+            code.append(Trial(text, intent.id, build.schema(filled.frames, known, rng)))
     for one in rows.cards():
         theory += [Trial(build.rough(ask, rng, ()), one.id) for ask in one.asks[first:end] if (one.id in frozen) == heldout]
     return {"example": code, "card": theory}

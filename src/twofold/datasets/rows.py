@@ -152,12 +152,14 @@ def intents(folder: Path = SOURCES / "code") -> list[Intent]:
     found = []
     for path, table in _tables(folder, "intent"):
         follow = tuple(_build(Follow, path, one) for one in table.pop("follow", []))
-        found.append(_build(Intent, path, {**table, "follow": follow, "asks_in": spoken.get(table.get("id", ""), {})}))
+        others = dict(spoken.get(table.get("id", ""), {}))
+        table["asks"] = [*others.pop("en", ()), *table.get("asks", ())]  # the last ones stay last: they are kept for evaluation
+        found.append(_build(Intent, path, {**table, "follow": follow, "asks_in": others}))
     return found
 
 
 def asks_in(folder: Path) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Load the asks in other languages: intent id -> language -> asks."""
+    """Load further asks: intent id -> language -> asks; "en" adds English wordings to the intent's own."""
     found: dict[str, dict[str, tuple[str, ...]]] = {}
     for path in sorted(folder.glob("*.toml")):
         for name, languages in tomllib.loads(path.read_text(encoding="utf-8")).items():
@@ -174,6 +176,31 @@ def frames(path: Path = SOURCES / "frames.toml") -> dict[str, Frame]:
     """Load the frame schemas by name."""
     tables = tomllib.loads(path.read_text(encoding="utf-8"))
     return {name: Frame(name, tuple(column(col, spec) for col, spec in table.items())) for name, table in tables.items()}
+
+
+def lines(frame: Frame) -> dict[str, str]:
+    """A frame's columns as the lines of a frames file."""
+    found = {}
+    for col in frame.columns:
+        rest = {
+            "float": f" {col.low:g} {col.high:g}",
+            "int": f" {col.low:g} {col.high:g}",
+            "cat": f" {'|'.join(col.levels)}",
+            "binary": f" {col.high:g}",
+            "date": f" {col.start} {col.freq}",
+            "datestr": f" {col.start} {col.freq}",
+            "ref": f" {col.target}",
+        }.get(col.kind, "")
+        found[col.name] = f"{col.kind}{'?' if col.nulls else ''}{rest}"
+    return found
+
+
+def behind(forms: Mapping[str, str | Mapping[str, str]], known: Mapping[str, Frame]) -> dict[str, Frame]:
+    """The frames of a row's "check" by variable: each form is a known frame's name, or the lines of a made-up one."""
+    return {
+        variable: known[form] if isinstance(form, str) else Frame(variable, tuple(column(name, line) for name, line in form.items()))
+        for variable, form in forms.items()
+    }
 
 
 def words(names: Sequence[str]) -> str:
@@ -259,7 +286,7 @@ def fill(intent: Intent, known: Mapping[str, Frame], rng: random.Random, mention
         elif isinstance(spec, str) and spec.startswith(("level:", "value:")):
             what, _, of = spec.partition(":")
             col = next(col for col in (*frame.columns, *(other.columns if other else ())) if col.name == columns[of][0])
-            value = rng.choice(col.levels) if what == "level" else _typical(col, rng)
+            value = rng.choice(col.levels) if what == "level" else typical(col, rng)
             said[slot] = code[slot] = value
         elif isinstance(spec, Mapping):
             option = rng.choice(list(spec)) if slot in told else next(iter(spec))
@@ -273,7 +300,8 @@ def fill(intent: Intent, known: Mapping[str, Frame], rng: random.Random, mention
     return Filled(said, code, behind, files)
 
 
-def _typical(col: Column, rng: random.Random) -> str:
+def typical(col: Column, rng: random.Random) -> str:
+    """A round number that values of a numeric column lie on both sides of."""
     value = col.low + (col.high - col.low) * rng.uniform(0.3, 0.6)
     step = 10 ** (len(str(int(max(col.high - col.low, 1)))) - 2)
     return str(int(value / step) * int(step)) if step >= 1 and value >= step else f"{value:.1f}"

@@ -34,13 +34,13 @@ def score_all(answers: Iterable[tuple[str, Mapping[str, Any]]], jobs: int = 2) -
     """Run the code of many answers, each with its chat row, over `jobs` processes. Linux and macOS."""
     faults: dict[str, str] = {}
     tasks: list[check.Task] = []
-    asked = list(answers)
+    asked, known = list(answers), rows.frames()
     for number, (text, row) in enumerate(asked):
         proof, code = row["check"], code_of(text)
         if fault := _fault(code):
             faults[str(number)] = fault
         else:
-            tasks.append(check.Task(str(number), code, proof["test"], tuple(proof["frames"].items()), tuple(proof["files"].items())))
+            tasks.append(check.Task(str(number), code, proof["test"], tuple(rows.behind(proof["frames"], known).items()), tuple(proof["files"].items())))
     # A new process: one forked from here would inherit torch's OpenMP, whose threads do not survive a fork.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
         found = fresh.submit(_run, tasks, jobs).result() if tasks else {}
@@ -58,7 +58,7 @@ def _fault(code: str) -> str:
 
 
 def _run(tasks: list[check.Task], jobs: int) -> dict[str, str]:
-    return dict(check.execute_all(tasks, rows.frames(), jobs, LIMIT))
+    return dict(check.execute_all(tasks, jobs, LIMIT))
 
 
 def _outcome(fault: str, failure: str) -> Outcome:

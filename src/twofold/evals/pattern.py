@@ -89,7 +89,7 @@ def wanted(row: Mapping[str, Any], known: Mapping[str, rows.Frame]) -> Wanted:
         raise ValueError(f"{row.get('id')}: the reference does not parse")
     asked = "\n".join(turn["content"] for turn in row["messages"] if turn["role"] == "user").rpartition("Notebook:\n")
     question = asked[0] + (asked[2].partition("\n\n")[2] if asked[1] else asked[2])
-    columns = {column.name for frame in row["check"]["frames"].values() for column in known[frame].columns}
+    columns = {column.name for frame in rows.behind(row["check"]["frames"], known).values() for column in frame.columns}
     used = {name for name in spoken(tree) if name in columns} | set(row["check"]["files"])
     for node in ast.walk(tree):
         if isinstance(node, ast.Subscript):

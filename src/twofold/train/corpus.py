@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from twofold import prompts
-from twofold.train import record
+from twofold.train import mine, record
 from twofold.types import TwofoldError
 
 PIECE = 8_000  # characters: longer documents are split at a blank line, so that no file fills a batch by itself
@@ -34,6 +34,8 @@ class Config:
     """Where NAME.npz token files are written."""
     drop: str = ""
     """File with lines shard TAB line number of documents to leave out (benchmark overlap)."""
+    mine: int = 0
+    """How many times the chats that the shards hold (train/mine.py) are rendered, as slices mined-code and mined-theory; 0 = not."""
     held_out: int = 200
     """One document in this many goes to validation."""
     name: str = "text"
@@ -93,11 +95,6 @@ def split(text: str, size: int = PIECE) -> list[str]:
     return [*parts, text]
 
 
-def chats(row: dict[str, Any], tokenize: Any, special: dict[str, int]) -> list[int]:
-    """Token ids of one chat row."""
-    return prompts.encode(row["messages"], tokenize, special)[0]
-
-
 def load_tokenizer(folder: str) -> tuple[Any, dict[str, int]]:
     """The raw tokenizer with specials read as plain text, and the ids of the specials."""
     from tokenizers import Tokenizer
@@ -140,6 +137,9 @@ def main(config: Config) -> None:
     batch: list[tuple[str, str]] = []
     pieces: dict[str, list[list[int]]] = {}
 
+    def tokenize(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False).ids  # type: ignore[no-any-return]
+
     def flush() -> None:
         found = tokenizer.encode_batch_fast([text for _, text in batch], add_special_tokens=False)
         for (where, _), encoded in zip(batch, found, strict=True):
@@ -155,6 +155,9 @@ def main(config: Config) -> None:
             held = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) % config.held_out == 0
             where = ("valid-" if held else "") + slice_of(shard, document)
             batch += [(where, part) for part in split(text)]
+            for seed in range(config.mine):
+                for found_in, messages in mine.chats(document, seed):
+                    pieces.setdefault(("valid-" if held else "") + found_in, []).append(prompts.encode(messages, tokenize, special)[0])
             if len(batch) > 4_000:
                 flush()
         flush()
@@ -164,7 +167,7 @@ def main(config: Config) -> None:
         training, held_out = list[list[int]](), list[list[int]]()
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(tqdm(lines, desc=path.name, file=sys.stderr, disable=None, unit="row")):
-                row = chats(json.loads(line), lambda text: tokenizer.encode(text, add_special_tokens=False).ids, special)
+                row = prompts.encode(json.loads(line)["messages"], tokenize, special)[0]
                 (training if number % config.held_out else held_out).append(row)
         numbers[where] = save(out / f"{where}.{config.name}.npz", training)
         numbers[f"valid-{where}"] = save(out / f"valid-{where}.{config.name}.npz", held_out)

@@ -32,8 +32,14 @@ from twofold.types import TwofoldError
 T = TypeVar("T")
 
 # Shares of each slice, by phase. Slices that have no file are left out and the others scaled up.
-EARLY = {"notebook": 25, "code": 25, "python": 8, "docs": 14, "prose": 18, "chat-code": 5, "chat-theory": 4, "multilingual": 1}
-LATE = {"notebook": 24, "code": 16, "python": 3, "docs": 12, "prose": 10, "chat-code": 20, "chat-theory": 13, "multilingual": 2}
+EARLY = {
+    "notebook": 22, "code": 25, "python": 8, "docs": 11, "prose": 13, "multilingual": 1,
+    "mined-code": 4, "mined-theory": 3, "chat-code": 8, "chat-theory": 5,
+}  # fmt: skip
+LATE = {
+    "notebook": 18, "code": 12, "python": 3, "docs": 10, "prose": 7, "multilingual": 2,
+    "mined-code": 8, "mined-theory": 6, "chat-code": 21, "chat-theory": 13,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
