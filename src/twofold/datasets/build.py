@@ -267,7 +267,7 @@ def composed_row(known: Mapping[str, rows.Frame], rng: random.Random) -> dict[st
 
 
 def broken(messages: Sequence[Message], code: str, rng: random.Random) -> list[Message]:
-    """The conversation with a damaged form of `code` as an answer that failed, its error, and the wish for a fix; unchanged where nothing can be damaged."""
+    """The conversation with a damaged form of `code` as its answer, the error and the wish for a fix; unchanged where nothing breaks."""
     lines = code.splitlines()
     literals = [
         (at, found) for at, line in enumerate(lines) for found in re.findall(r'\["(\w{3,})"\]', line) if not line.lstrip().startswith("#")

@@ -8,80 +8,90 @@ from twofold.twin import Column, column
 
 # Last words of a column name, by kind.
 HEADS: Mapping[str, tuple[str, ...]] = {
-    "float": (
-        "price", "amount", "cost", "rate", "score", "weight", "height", "length", "width", "speed", "temp", "temperature", "pressure", "ratio", "share", "margin",
-        "income", "salary", "fee", "value", "balance", "volume", "area", "distance", "duration", "hours", "minutes", "depth", "dose", "level", "density", "power",
-        "energy", "load", "usage", "budget", "spend", "revenue", "profit", "discount", "tax", "rent", "yield", "humidity", "rainfall", "wind", "ph", "latency",
-        "delay", "mass", "angle", "error", "index", "factor", "kwh", "km", "kg", "usd", "eur", "pct", "avg", "mean", "gpa", "bmi", "glucose", "cholesterol",
+    "float": tuple(
+        """
+        price amount cost rate score weight height length width speed temp temperature pressure ratio share margin income salary
+        fee value balance volume area distance duration hours minutes depth dose level density power energy load usage budget
+        spend revenue profit discount tax rent yield humidity rainfall wind ph latency delay mass angle error index factor kwh
+        km kg usd eur pct avg mean gpa bmi glucose cholesterol
+        """.split()
     ),
-    "int": (
-        "count", "qty", "quantity", "age", "year", "visits", "clicks", "orders", "items", "units", "points", "goals", "rooms", "floors", "seats", "views", "likes",
-        "calls", "steps", "days", "weeks", "months", "tenure", "children", "employees", "errors", "attempts", "votes", "wins", "rank", "size", "stock", "trips",
-        "passengers", "sessions", "downloads", "shares", "pages", "tickets", "n", "num", "total", "population", "beds", "doors", "reviews", "returns", "students",
+    "int": tuple(
+        """
+        count qty quantity age year visits clicks orders items units points goals rooms floors seats views likes calls steps
+        days weeks months tenure children employees errors attempts votes wins rank size stock trips passengers sessions
+        downloads shares pages tickets n num total population beds doors reviews returns students
+        """.split()
     ),
-    "cat": (
-        "type", "group", "region", "category", "status", "segment", "class", "kind", "city", "country", "state", "department", "team", "channel", "brand", "model",
-        "colour", "color", "grade", "plan", "tier", "source", "method", "stage", "shift", "zone", "site", "role", "gender", "species", "material", "genre", "sector",
-        "platform", "device", "browser", "language", "currency", "route", "carrier", "vendor", "supplier", "store", "branch", "unit", "mode", "quality", "priority",
+    "cat": tuple(
+        """
+        type group region category status segment class kind city country state department team channel brand model colour color
+        grade plan tier source method stage shift zone site role gender species material genre sector platform device browser
+        language currency route carrier vendor supplier store branch unit mode quality priority
+        """.split()
     ),
-    "binary": (
-        "flag", "active", "churned", "paid", "passed", "default", "clicked", "converted", "survived", "returned", "approved", "fraud", "late", "smoker", "member",
-        "subscribed", "is_new", "has_loan", "won", "failed", "responded", "target", "label", "outcome", "success", "holiday", "promo", "defect", "sick", "left",
+    "binary": tuple(
+        """
+        flag active churned paid passed default clicked converted survived returned approved fraud late smoker member subscribed
+        is_new has_loan won failed responded target label outcome success holiday promo defect sick left
+        """.split()
     ),
-    "date": ("date", "day", "time", "timestamp", "created_at", "updated_at", "start", "end", "when", "dt", "date_time", "logged_at", "opened", "closed", "arrival"),
-    "datestr": ("date_text", "date_str", "day_str", "raw_date", "recorded", "entry_date", "dob", "joined", "due", "reported_on"),
-    "text": ("text", "comment", "review", "note", "notes", "description", "title", "message", "feedback", "remark", "subject", "summary"),
-    "id": ("id", "key", "code", "no", "number", "uid", "ref", "pk"),
-}  # fmt: skip
+    "date": tuple(
+        """
+        date day time timestamp created_at updated_at start end when dt date_time logged_at opened closed arrival
+        """.split()
+    ),
+    "datestr": tuple(
+        """
+        date_text date_str day_str raw_date recorded entry_date dob joined due reported_on
+        """.split()
+    ),
+    "text": tuple(
+        """
+        text comment review note notes description title message feedback remark subject summary
+        """.split()
+    ),
+    "id": tuple(
+        """
+        id key code no number uid ref pk
+        """.split()
+    ),
+}
 # First words of a column name: what it belongs to.
-THINGS = (
-    "order", "customer", "product", "store", "unit", "net", "gross", "total", "avg", "max", "min", "base", "daily", "weekly", "monthly", "annual", "start", "final", "first", "last",
-    "prev", "new", "old", "home", "away", "left", "right", "upper", "lower", "front", "rear", "inner", "outer", "north", "south", "east", "west", "shop", "web", "app", "email",
-    "call", "ship", "cargo", "truck", "train", "flight", "hotel", "room", "guest", "patient", "nurse", "ward", "lab", "test", "exam", "course", "school", "teacher", "student", "club",
-    "player", "match", "season", "team", "coach", "race", "lap", "bike", "car", "engine", "tyre", "fuel", "road", "bridge", "river", "lake", "soil", "crop", "farm", "cow", "milk",
-    "tree", "leaf", "petal", "stem", "seed", "bird", "fish", "wing", "shell", "rock", "mine", "steel", "paper", "glass", "wood", "fabric", "paint", "sensor", "pump", "valve", "motor",
-    "panel", "battery", "server", "node", "query", "page", "ad", "campaign", "lead", "deal", "contract", "claim", "policy", "loan", "card", "bank", "fund", "bond", "trade", "tax",
-    "song", "album", "artist", "film", "actor", "book", "author", "game", "level", "quest", "user", "visitor", "member", "staff", "worker", "job", "task", "sprint", "bug", "build",
-    "menu", "meal", "dish", "wine", "coffee", "tea", "bread", "sugar", "salt", "blood", "heart", "sleep", "step", "run", "swim", "gym", "tax", "rent", "house", "flat", "garden",
-)  # fmt: skip
-NONSENSE = (
-    "zor",
-    "mik",
-    "tal",
-    "ven",
-    "qua",
-    "bre",
-    "lox",
-    "fen",
-    "gri",
-    "sul",
-    "dap",
-    "kor",
-    "nim",
-    "pel",
-    "rud",
-    "tov",
-    "wex",
-    "yar",
-    "hub",
-    "cal",
-    "jun",
-    "ost",
-    "vim",
-    "arg",
+THINGS = tuple(
+    """
+    order customer product store unit net gross total avg max min base daily weekly monthly annual start final first last prev new
+    old home away left right upper lower front rear inner outer north south east west shop web app email call ship cargo truck
+    train flight hotel room guest patient nurse ward lab test exam course school teacher student club player match season team
+    coach race lap bike car engine tyre fuel road bridge river lake soil crop farm cow milk tree leaf petal stem seed bird fish
+    wing shell rock mine steel paper glass wood fabric paint sensor pump valve motor panel battery server node query page ad
+    campaign lead deal contract claim policy loan card bank fund bond trade tax song album artist film actor book author game
+    level quest user visitor member staff worker job task sprint bug build menu meal dish wine coffee tea bread sugar salt blood
+    heart sleep step run swim gym tax rent house flat garden
+    """.split()
 )
-FRAMES = (
-    "data", "raw", "tbl", "records", "table", "log", "logs", "sample", "frame", "dataset", "export", "results", "measurements", "survey", "events", "history", "d", "dat", "main",
-    "sales_df", "train_df", "users_df", "clean", "merged", "panel", "obs", "readings", "entries", "register", "inventory", "ledger", "batch", "report", "stats", "info",
-)  # fmt: skip
-LEVELS = (
-    ("red", "green", "blue", "black", "white"), ("small", "medium", "large"), ("low", "medium", "high"), ("A", "B", "C", "D"), ("yes", "no"), ("Mon", "Tue", "Wed", "Thu", "Fri"),
-    ("north", "south", "east", "west"), ("Oslo", "Lima", "Cairo", "Delhi", "Quito"), ("Berlin", "Madrid", "Rome", "Paris"), ("gold", "silver", "bronze"), ("open", "closed", "pending"),
-    ("new", "used", "refurbished"), ("morning", "evening", "night"), ("online", "store", "phone"), ("basic", "plus", "pro"), ("train", "bus", "car", "bike"), ("M", "F"),
-    ("cash", "card", "transfer"), ("oak", "pine", "birch", "maple"), ("rock", "jazz", "folk", "pop"), ("Q1", "Q2", "Q3", "Q4"), ("junior", "senior", "lead"), ("in", "out"),
-    ("alpha", "beta", "gamma"), ("rural", "urban", "suburban"), ("never", "sometimes", "often"), ("single", "married", "divorced"), ("DE", "FR", "ES", "IT", "PL"), ("EU", "US", "APAC"),
-    ("control", "treatment"), ("pass", "fail"), ("cat", "dog", "rabbit"), ("wheat", "rice", "maize"), ("Acme", "Globex", "Initech"), ("Linux", "Windows", "macOS"), ("spring", "summer", "autumn"),
-)  # fmt: skip
+NONSENSE = tuple(
+    """
+    zor mik tal ven qua bre lox fen gri sul dap kor nim pel rud tov wex yar hub cal jun ost vim arg
+    """.split()
+)
+FRAMES = tuple(
+    """
+    data raw tbl records table log logs sample frame dataset export results measurements survey events history d dat main sales_df
+    train_df users_df clean merged panel obs readings entries register inventory ledger batch report stats info
+    """.split()
+)
+LEVELS = tuple(
+    tuple(group.split("|"))
+    for group in """
+    red|green|blue|black|white small|medium|large low|medium|high A|B|C|D yes|no Mon|Tue|Wed|Thu|Fri north|south|east|west
+    Oslo|Lima|Cairo|Delhi|Quito Berlin|Madrid|Rome|Paris gold|silver|bronze open|closed|pending new|used|refurbished
+    morning|evening|night online|store|phone basic|plus|pro train|bus|car|bike M|F cash|card|transfer oak|pine|birch|maple
+    rock|jazz|folk|pop Q1|Q2|Q3|Q4 junior|senior|lead in|out alpha|beta|gamma rural|urban|suburban never|sometimes|often
+    single|married|divorced DE|FR|ES|IT|PL EU|US|APAC control|treatment pass|fail cat|dog|rabbit wheat|rice|maize
+    Acme|Globex|Initech Linux|Windows|macOS spring|summer|autumn
+    """.split()
+)
 RANGES = ((0, 1), (0, 10), (0, 100), (1, 5), (10, 60), (15, 900), (100, 5000), (1000, 90000), (-20, 40), (0.5, 3.5))
 SPANS = (
     ("2020-01-01", "D"),
@@ -209,8 +219,18 @@ def word(rng: random.Random) -> str:
 
 
 # Invented concept names for cards, so that an explanation must come from the card at hand.
-FIRST = ("strand", "lattice", "mirror", "drift", "ember", "harbour", "ladder", "quill", "ripple", "tandem", "umbra", "velvet", "willow", "cinder", "delta", "fathom", "granite", "hollow", "ivory", "juniper", "kestrel", "lantern", "meadow", "nimbus", "orchard", "pebble", "russet", "saffron", "thistle", "vesper")  # fmt: skip
-SECOND = ("sifting", "pairing", "folding", "scoring", "balancing", "blending", "tracing", "anchoring", "weighting", "sorting", "matching", "smoothing", "probing", "rule", "index", "bound", "test", "gap", "score", "map", "filter", "law", "effect", "ratio", "spread", "method", "curve", "check")  # fmt: skip
+FIRST = tuple(
+    """
+    strand lattice mirror drift ember harbour ladder quill ripple tandem umbra velvet willow cinder delta fathom granite hollow
+    ivory juniper kestrel lantern meadow nimbus orchard pebble russet saffron thistle vesper
+    """.split()
+)
+SECOND = tuple(
+    """
+    sifting pairing folding scoring balancing blending tracing anchoring weighting sorting matching smoothing probing rule index
+    bound test gap score map filter law effect ratio spread method curve check
+    """.split()
+)
 
 
 def concept(rng: random.Random) -> str:
