@@ -5,14 +5,16 @@ import random
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from twofold import notebook, prompts
+from twofold import notebook, prompts, retrieve
 from twofold.datasets import coin, compose, rows
 from twofold.datasets.phrases import ABOUT_ME, ASKING, BASE_TALK, CUES, FOLLOW_UPS, IMPERATIVES, INTROS, LEADS, QUESTIONS, TAILS
 from twofold.types import Message, Note, TwofoldError
+
+Asked = TypeVar("Asked", rows.Intent, rows.Card)
 
 DTYPES = {
     "id": "int64",
@@ -27,6 +29,7 @@ DTYPES = {
 }
 RENAMED = 0.3  # share of explanations whose concept goes by an invented name that only the card at hand explains
 EVAL_ASKS = 2  # the last asks of each intent and card are kept for evaluation; of the asks in other languages the last one
+HELD_ASKS = 4  # evaluation rows of each intent and card that is held out altogether
 COINED = 0.5  # share of code rows whose frames and columns are made up for that row alone
 COMPOSED = 0.35  # share of code rows that are composed (compose.py) instead of drawn from an intent
 REPAIR = 0.06  # share of code rows that show an answer with its error and ask for the fix
@@ -35,11 +38,11 @@ FOREIGN = 0.15  # share of code rows that are asked in another language than Eng
 # What an answer to each kind of question is made of, in order; a "?" part joins every other time.
 PARTS: Mapping[str, tuple[str, ...]] = {
     "what": ("definition", "how", "why?", "example?"),
-    "why": ("why", "definition", "pitfall?"),
-    "how": ("how", "definition?", "example"),
-    "when": ("when", "definition?", "pitfall"),
-    "versus": ("versus", "definition?"),
-    "pitfalls": ("pitfalls", "when?"),
+    "why": ("definition", "why", "pitfall?"),
+    "how": ("definition", "how", "example?"),
+    "when": ("definition", "when", "pitfall?"),
+    "versus": ("versus", "definition"),
+    "pitfalls": ("definition", "pitfalls", "when?"),
     "formula": ("definition", "formula", "example"),
     "example": ("definition", "example", "why?"),
     "misconception": ("truth", "definition", "how?"),
@@ -56,9 +59,9 @@ class Config:
 
     out: str = "data"
     """Folder of the rendered files."""
-    code: int = 4_000
+    code: int = 6_300
     """Rows of train.jsonl."""
-    theory: int = 3_500
+    theory: int = 6_100
     """Rows of train_theory.jsonl."""
     seed: int = 0
     """Same seed, same files."""
@@ -209,7 +212,7 @@ def code_row(
         if rng.random() < 0.5 or not notes:
             notes.append(example(rng.choice(near if near and rng.random() < 0.7 else others), known, rng))
         rng.shuffle(notes)
-        notes = [note for note in notes if len(note.text) < 1200]
+        notes = list(retrieve.fit(notes, question, retrieve.BUDGET))
     if intent.follow and not language and rng.random() < 0.25:
         follow = rng.choice(intent.follow)
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": fenced(rows.substitute(solution, filled.code))}]
@@ -256,7 +259,7 @@ def composed_row(known: Mapping[str, rows.Frame], rng: random.Random) -> dict[st
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": fenced(code)}]
         ask, code, check = task.follow
         question = rough(ask, rng, names)
-    messages = prompts.compose("code", question, notebook=shown, notes=[note for note in notes if len(note.text) < 1200], recalled=turns)
+    messages = prompts.compose("code", question, notebook=shown, notes=notes, recalled=turns)
     if rng.random() < REPAIR:
         messages = broken(messages, code, rng)
     return {
@@ -408,7 +411,8 @@ def theory_row(card: rows.Card, others: Sequence[rows.Card], rng: random.Random,
             if wrong.id != card.id:
                 notes.append(card_note(wrong, sections(wrong, rng)))
         rng.shuffle(notes)
-    must, must_not = list(card.must), list(card.must_not)
+        notes = list(retrieve.fit(notes, question, retrieve.BUDGET))
+    must, must_not = [pattern for pattern in card.must if turns or re.search(pattern, answer, re.I)], list(card.must_not)
     if any(note.source == card.id for note in notes) and not turns and question not in card.asks_in.values() and rng.random() < RENAMED:
         fresh = coin.concept(rng)
         swap = renaming(card, fresh)
@@ -478,14 +482,14 @@ def render(config: Config, adapter: str) -> Iterator[dict[str, Any]]:
 
 
 def evaluation_rows(adapter: str) -> Iterator[dict[str, Any]]:
-    """Evaluation rows: known intents or cards in kept wordings, and held-out ones; row["slice"] says which."""
+    """Evaluation rows: known intents or cards in kept wordings, held-out ones in any; row["slice"] says which, or names the language."""
     frozen = heldout()
     rng = random.Random(f"eval/{adapter}")
     if adapter == "code":
         known, found = rows.frames(), rows.intents()
         for intent in found:
-            for _ in range(3 if intent.id in frozen else 1):
-                yield {**code_row(intent, found, known, rng, evaluation=True), "slice": "heldout" if intent.id in frozen else "known"}
+            for one in asked(intent, rng) if intent.id in frozen else [intent]:
+                yield {**code_row(one, found, known, rng, evaluation=True), "slice": "heldout" if intent.id in frozen else "known"}
         for number, intent in enumerate(one for one in found if one.asks_in and one.id not in frozen):
             if number % 4 == 0:  # every fourth intent, the languages in turn
                 language = list(intent.asks_in)[number // 4 % len(intent.asks_in)]
@@ -493,8 +497,13 @@ def evaluation_rows(adapter: str) -> Iterator[dict[str, Any]]:
     else:
         cards = rows.cards()
         for card in cards:
-            for _ in range(2 if card.id in frozen else 1):
-                yield {**theory_row(card, cards, rng, evaluation=True), "slice": "heldout" if card.id in frozen else "known"}
+            for each in asked(card, rng) if card.id in frozen else [card]:
+                yield {**theory_row(each, cards, rng, evaluation=True), "slice": "heldout" if card.id in frozen else "known"}
+
+
+def asked(source: Asked, rng: random.Random) -> list[Asked]:
+    """A held-out intent or card once for each of `HELD_ASKS` of its asks: training saw none of them."""
+    return [replace(source, asks=(ask,) * EVAL_ASKS) for ask in rng.sample(source.asks, HELD_ASKS)]
 
 
 def main(config: Config) -> None:
