@@ -349,8 +349,8 @@ class Slice:
         self.files.append(path.name)
         self.tokens.append(tokens)
         self.pieces += [(number, int(start), int(end)) for start, end in itertools.pairwise(starts)]
-        rest = [*self.order[self.at :], *range(before, len(self.pieces))]
-        self.order, self.at = self.random.permutation(np.array(rest, dtype=np.int64)), 0
+        rest = np.concatenate([self.order[self.at :], np.arange(before, len(self.pieces))])
+        self.order, self.at = self.random.permutation(rest), 0
 
     def state(self) -> dict[str, Any]:
         """The place in the stream. Arrays are shared, not copied: nothing writes into them."""
@@ -451,6 +451,18 @@ def validation(folder: Path, length: int, rows: int) -> dict[str, np.ndarray]:
         if count:
             starts = np.linspace(0, len(flat) - length - 1, count).astype(int)
             result[name] = np.stack([flat[at : at + length + 1] for at in starts]).astype(np.int64)
+    return result
+
+
+def bits_per_byte(losses: Mapping[str, float], found: Mapping[str, np.ndarray], tokenizer_file: Path) -> dict[str, float]:
+    """Losses (nats a token) of validation rows by slice as bits per byte of the text behind them: comparable over tokenizers."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    result = {}
+    for name, rows in found.items():
+        size = sum(len(text.encode()) for text in tokenizer.decode_batch(rows[:, 1:].tolist()))
+        result[name] = round(losses[name] / math.log(2) * rows[:, 1:].size / size, 4)
     return result
 
 
@@ -699,6 +711,7 @@ def main(config: Config) -> None:
         "parameters": parameters, "steps": step, "tokens": tokens, "seconds": round(spent, 1),
         "tokens_per_s": round(tokens / max(spent, 1e-9)), "gpu": torch.cuda.get_device_name() if cuda else "cpu", "ranks": ranks,
         "loss": {"mixed": mixed(rounded), **rounded},
+        "bits_per_byte": bits_per_byte(rounded, validation(corpus, config.context, 64), tokenizer_file),
         "loss_unrounded": {"mixed": mixed(full), **full}, "nf4_penalty": round(mixed(rounded) - mixed(full), 4),
         "unique_tokens": {name: one.size() for name, one in data.slices.items()},
         "epochs": {name: one.epochs for name, one in data.slices.items()},
