@@ -22,15 +22,15 @@ export WORK ROWS TWOFOLD FILTER DROP=${DROP:-} RAYON_NUM_THREADS=${RAYON_NUM_THR
 
 # 2. Text to token files, one process a shard, with the chats that notebooks and guides hold; chat rows rendered afresh for every pass,
 #    each with its own seed. Training starts as soon as the first slices are there and takes in the others as they come.
-shard() {
-  $TWOFOLD train corpus --source "$1" --mine 2 --tokenizer "$WORK/tokenizer" --out "$WORK/corpus" --name text ${DROP:+--drop "$DROP"}
+shard() {  # flags, shard
+  $TWOFOLD train corpus $1 --source "$2" --tokenizer "$WORK/tokenizer" --out "$WORK/corpus" --name text ${DROP:+--drop "$DROP"}
 }
 pass() {
   $TWOFOLD data build --out "$WORK/mid/$1" --code "$ROWS" --theory $((ROWS * 3 / 5)) --seed "$1" --base 0.04 --no-evaluation && $FILTER "$WORK/mid/$1" &&
     $TWOFOLD train corpus --source "" --rows "$WORK/mid/$1" --tokenizer "$WORK/tokenizer" --out "$WORK/corpus" --name "mid$1"
 }
 export -f shard pass
-{ ls "$CORPUS"/*.jsonl.zst | xargs -P "$JOBS" -I{} bash -c 'shard {}'; } > "$WORK/corpus.log" 2>&1 &
+{ ls "$CORPUS"/*.jsonl.zst | xargs -P "$JOBS" -I{} bash -c 'shard "" {}'; ls "$CORPUS"/*.jsonl.zst | xargs -P "$JOBS" -I{} bash -c 'shard "--no-text --mine 2" {}'; } > "$WORK/corpus.log" 2>&1 &
 { seq 1 "$PASSES" | xargs -P "$JOBS" -I{} bash -c 'pass {}'; } > "$WORK/mid.log" 2>&1 &
 
 # 3. Pretraining by the clock: mixes, schedules and the NF4-aware finish are in the Config of train/pretrain.py.

@@ -8,11 +8,14 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import date, timedelta
 
 from twofold.datasets import coin
 from twofold.datasets.rows import Frame, typical, words
 from twofold.twin import Column
 
+ROWS = 120  # of a twin: a date to compare with lies inside its span
+DAYS = {"h": 1 / 24, "6h": 0.25, "12h": 0.5, "D": 1.0, "B": 1.4, "3D": 3.0, "W": 7.0, "MS": 30.4, "ME": 30.4, "QS": 91.3, "YS": 365.0}
 FUNCTIONS = {
     "mean": ("average", "mean", "avg", "typical (mean)"),
     "sum": ("total", "sum of", "overall", "summed"),
@@ -135,7 +138,7 @@ def condition(draw: Draw, avoid: Sequence[str] = ()) -> tuple[str, str, str]:
         year = int(one.start[:4])
         if rng.random() < 0.5:
             return f"{said} is in {year}", f"{code}.dt.year == {year}", one.name
-        day = f"{year}-0{rng.randint(1, 9)}-1{rng.randint(0, 9)}"
+        day = date.fromisoformat(one.start) + timedelta(days=int(ROWS * DAYS.get(one.freq, 1.0) * rng.uniform(0.3, 0.6)))
         after = rng.random() < 0.5
         return f"{said} is {'after' if after else 'before'} {day}", f'{code} {">" if after else "<"} "{day}"', one.name
     if one.kind == "text":

@@ -208,7 +208,9 @@ def words(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
-def _pick_frame(known: Mapping[str, Frame], slots: Mapping[str, Any], rng: random.Random) -> tuple[Frame, Frame | None, str]:
+def _pick_frame(
+    known: Mapping[str, Frame], slots: Mapping[str, Any], rng: random.Random, told: Iterable[str]
+) -> tuple[Frame, Frame | None, str]:
     """A frame that has the columns these slots want, with a second one and their shared key where a slot asks for it."""
     paired = any(value in ("frame2", "key") for value in slots.values() if isinstance(value, str))
     names = list(known)
@@ -219,13 +221,15 @@ def _pick_frame(known: Mapping[str, Frame], slots: Mapping[str, Any], rng: rando
         if paired and not links:
             continue
         other = known[links[0].target] if paired else None
-        if _columns_for(slots, frame, other, rng) is not None:
+        if _columns_for(slots, frame, other, rng, told) is not None:
             return frame, other, links[0].name if paired else ""
     raise TwofoldError(f"no frame has the columns for slots {dict(slots)}")
 
 
-def _columns_for(slots: Mapping[str, Any], frame: Frame, other: Frame | None, rng: random.Random) -> dict[str, list[str]] | None:
-    """Distinct columns for every column slot, or None when the frame lacks some."""
+def _columns_for(
+    slots: Mapping[str, Any], frame: Frame, other: Frame | None, rng: random.Random, told: Iterable[str]
+) -> dict[str, list[str]] | None:
+    """Distinct columns for every column slot, or None when the frame lacks some. A slot that is not told gets the first that fits."""
     chosen: dict[str, list[str]] = {}
     used: set[tuple[str, str]] = set()
     order = sorted(slots, key=lambda slot: str(slots[slot]).startswith("any"))  # the choosiest first
@@ -241,7 +245,7 @@ def _columns_for(slots: Mapping[str, Any], frame: Frame, other: Frame | None, rn
         if len(free) < least:
             return None
         count = rng.randint(least, min(int(match["most"] or least), len(free)))
-        chosen[slot] = rng.sample(free, count)
+        chosen[slot] = rng.sample(free, count) if slot in told else free[:least]
         used.update((source.name, name) for name in chosen[slot])
     return chosen
 
@@ -250,10 +254,10 @@ def fill(intent: Intent, known: Mapping[str, Frame], rng: random.Random, mention
     """Draw a value for every slot. Slots that are not mentioned in the ask take their first value, the frame is then called df."""
     slots = intent.slots
     told = set(slots if mentioned is None else mentioned)
-    frame, other, key = _pick_frame(known, slots, rng)
-    columns = _columns_for(slots, frame, other, rng)
+    frame, other, key = _pick_frame(known, slots, rng, told)
+    columns = _columns_for(slots, frame, other, rng, told)
     while columns is None:
-        columns = _columns_for(slots, frame, other, rng)
+        columns = _columns_for(slots, frame, other, rng, told)
     said: dict[str, str] = {}
     code: dict[str, str] = {}
     behind: dict[str, Frame] = {}

@@ -34,6 +34,8 @@ class Config:
     """Where NAME.npz token files are written."""
     drop: str = ""
     """File with lines shard TAB line number of documents to leave out (benchmark overlap)."""
+    text: bool = True
+    """Write the documents themselves; --no-text leaves only what --mine finds in them, so that both can run side by side."""
     mine: int = 0
     """How many times the chats that the shards hold (train/mine.py) are rendered, as slices mined-code and mined-theory; 0 = not."""
     held_out: int = 200
@@ -154,7 +156,7 @@ def main(config: Config) -> None:
                 continue
             held = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) % config.held_out == 0
             where = ("valid-" if held else "") + slice_of(shard, document)
-            batch += [(where, part) for part in split(text)]
+            batch += [(where, part) for part in split(text)] if config.text else []
             for seed in range(config.mine):
                 for found_in, messages in mine.chats(document, seed):
                     pieces.setdefault(("valid-" if held else "") + found_in, []).append(prompts.encode(messages, tokenize, special)[0])
