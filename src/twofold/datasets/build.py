@@ -345,8 +345,11 @@ def answer_of(kind: str, parts: Mapping[str, str], rng: random.Random) -> str:
 def kind_of(ask: str, card: rows.Card) -> tuple[str, str]:
     """What a hand-written ask wants, by its words; for a comparison also the text that makes it."""
     low = ask.lower()
+    rest = low
+    for name in sorted(card.names, key=len, reverse=True):  # "leaky ReLU" does not speak of ReLU
+        rest = rest.replace(name.lower(), " ")
     for one in card.versus:
-        if any(word in low for word in (one["other"].lower(), *[part for part in one["other"].lower().split() if len(part) > 5])):
+        if any(word in rest for word in (one["other"].lower(), *[part for part in one["other"].lower().split() if len(part) > 5])):
             return "versus", one["text"]
     return next((kind for kind, pattern in CUES.items() if re.search(pattern, low) and (kind != "formula" or card.formula)), "any"), ""
 
