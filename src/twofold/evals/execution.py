@@ -40,7 +40,11 @@ def score_all(answers: Iterable[tuple[str, Mapping[str, Any]]], jobs: int = 2) -
         if fault := _fault(code):
             faults[str(number)] = fault
         else:
-            tasks.append(check.Task(str(number), code, proof["test"], tuple(rows.behind(proof["frames"], known).items()), tuple(proof["files"].items())))
+            tasks.append(
+                check.Task(
+                    str(number), code, proof["test"], tuple(rows.behind(proof["frames"], known).items()), tuple(proof["files"].items())
+                )
+            )
     # A new process: one forked from here would inherit torch's OpenMP, whose threads do not survive a fork.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
         found = fresh.submit(_run, tasks, jobs).result() if tasks else {}

@@ -83,6 +83,7 @@ def reload(base: Path) -> list[Gate]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
 
     from twofold.engines.libraries import import_bitsandbytes
+
     import_bitsandbytes()
     tokenizer = AutoTokenizer.from_pretrained(str(base), local_files_only=True)
     texts = [torch.tensor([tokenizer.encode(text, add_special_tokens=False)]) for text in TEXTS]

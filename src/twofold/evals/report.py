@@ -24,6 +24,8 @@ from twofold.types import TwofoldError
 
 FILES = {"code": "eval.jsonl", "theory": "eval_theory.jsonl"}
 SLICES = ("known", "heldout")
+MODES: dict[str, tuple[Mode, ...]] = {"code": ("greedy", "pipeline", "unverified", "unaided"), "theory": ("greedy", "pipeline")}
+"""How each kind is asked; for theory the pipeline without verification is the pipeline, and without retrieval it is greedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ def main(config: Config) -> None:
         if not path.exists():
             raise TwofoldError(f"{path} is missing: run `twofold data build`")
         asked = suite.sample(rows.read(path), part, config.limit, config.seed)
-        plan += [((kind, part, "greedy"), kind, "greedy", asked), ((kind, part, "pipeline"), kind, "pipeline", asked)]
+        plan += [((kind, part, mode), kind, mode, asked) for mode in MODES[kind]]
         plan.append((("base", kind, part, "greedy"), "base", "greedy", asked[: max(1, config.limit // 4)]))
     settings = {"model": config.model, "weights": mark, "seed": config.seed, "limit": config.limit}
     result = earlier(config.out, mark) | settings | {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
@@ -69,7 +71,7 @@ def main(config: Config) -> None:
         for place, adapter, mode, drawn in plan:
             bar.set_postfix_str(" ".join(place))
             answers: list[Answer] = []
-            with suite.unseen_index() if mode == "pipeline" else nullcontext():
+            with nullcontext() if mode == "greedy" else suite.unseen_index(aided=mode != "unaided"):
                 for row in drawn:
                     answers.append(suite.answer(row, engine, adapter, mode))
                     bar.update()
@@ -122,8 +124,9 @@ def score(answers: Sequence[Answer], kind: str) -> dict[str, Any]:
 
 
 def pace(answers: Sequence[Answer]) -> dict[str, float]:
-    """Medians of the seconds to the first piece and to the whole answer, and of its pieces a second."""
+    """Medians of the seconds to the first piece, to the whole answer and to the finished one (verified), and of its pieces a second."""
     said = [one.said for one in answers if one.said.seconds]
+    finished = [one.seconds for one in answers if one.seconds]
     if not said:
         return {}
     measured = {
@@ -131,14 +134,15 @@ def pace(answers: Sequence[Answer]) -> dict[str, float]:
         "whole": (one.seconds for one in said),
         "pieces_per_s": (one.pieces / one.seconds for one in said),
     }
-    return {name: round(statistics.median(values), 3) for name, values in measured.items()}
+    found = {name: round(statistics.median(values), 3) for name, values in measured.items()}
+    return found | ({"finished": round(statistics.median(finished), 3)} if finished else {})
 
 
 def table(result: dict[str, Any]) -> str:
     """The scores as text, and a line each for PatternMatch and ExecPass over all code answers of the CODE adapter."""
     lines = [f"{'':32}{'n':>5}  score % (95 % interval)"]
     for kind, of in (("code", result), ("theory", result), ("code", result.get("base", {})), ("theory", result.get("base", {}))):
-        for part, mode in product(SLICES, ("greedy", "pipeline", "reference")):
+        for part, mode in product(SLICES, (*MODES["code"], "reference")):
             found = of.get(kind, {}).get(part, {}).get(mode)
             if found:
                 shown = (f"{name} {found[name]} ({found[f'{name}_interval'][0]:g}-{found[f'{name}_interval'][1]:g})"

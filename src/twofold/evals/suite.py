@@ -1,8 +1,10 @@
 """Put evaluation rows to an engine, bare or through the whole assistant, and count.
 
-greedy: the row's own messages, no retrieval. pipeline: `assistant.ask` as in service, but the adapter is given (the router has seen the
-kept wordings, and is measured on its own test split) and retrieval searches an index without them. Held-out intents and cards are in
-neither index. Every engine answer is kept in a file, so that Ctrl-C loses nothing and a larger run continues a smaller one.
+greedy: the row's own messages, no retrieval. pipeline: `assistant.ask` as in service, with code verified (on the frames of the row where
+its prompt shows their schema, as a notebook would hand them over, else on twins), but the adapter is given (the router has seen the kept
+wordings, and is measured on its own test split) and retrieval searches an index without them. unverified and unaided: the same without
+verification, without retrieval. Held-out intents and cards are in neither index. Every engine answer is kept in a file, so that Ctrl-C
+loses nothing and a larger run continues a smaller one.
 """
 
 import hashlib
@@ -12,17 +14,17 @@ import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from twofold import clean, retrieve
 from twofold.assistant import ask
-from twofold.datasets import build, notes
+from twofold.datasets import build, check, notes, rows
 from twofold.engines import Engine
 from twofold.types import Message, Request, Sampling
 
-Mode = Literal["greedy", "pipeline"]
+Mode = Literal["greedy", "pipeline", "unverified", "unaided"]
 Row = Mapping[str, Any]
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
@@ -50,6 +52,10 @@ class Answer:
     said: Said
     sources: tuple[str, ...] = ()
     """Ids of the notes in the prompt."""
+    attempts: int = 1
+    """How many answers the engine was asked for."""
+    seconds: float = 0.0
+    """From the question to the finished answer, verification included; 0 where a kept answer was used."""
 
 
 class Remembered:
@@ -60,6 +66,8 @@ class Remembered:
         self.name = engine.name
         self.last = UNSAID
         """The answer that ended last."""
+        self.fresh = True
+        """False once a kept answer was repeated; whoever measures sets it."""
         self._engine, self._path = engine, path
         self._kept: dict[str, Said] = {}
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
@@ -83,6 +91,7 @@ class Remembered:
                 yield piece
             self._keep(key, Said("".join(pieces), len(pieces), round(first, 4), round(time.perf_counter() - started, 4)))
         else:
+            self.fresh = False
             yield self._kept[key].text
         self.last = self._kept[key]
 
@@ -93,8 +102,13 @@ class Remembered:
             out.write(json.dumps([key, *said], ensure_ascii=True) + "\n")
 
     def candidates(self, messages: Sequence[Message], adapter: str, sampling: Sampling, n: int) -> list[str]:
-        """Ask the engine; nothing is kept."""
-        return self._engine.candidates(messages, adapter, sampling, n)
+        """n kept answers, or the engine's, kept together."""
+        key = hashlib.sha256(json.dumps([list(messages), adapter, asdict(sampling), n], sort_keys=True).encode()).hexdigest()
+        if key not in self._kept:
+            started = time.perf_counter()
+            found = self._engine.candidates(messages, adapter, sampling, n)
+            self._keep(key, Said(json.dumps(found), n, 0.0, round(time.perf_counter() - started, 4)))
+        return list(json.loads(self._kept[key].text))
 
     def load(self, adapter: str, source: str | Path) -> None:
         """Load one more adapter into the engine. Kept answers know adapters by name only."""
@@ -112,9 +126,9 @@ def fingerprint(model: str) -> str:
 
 
 @contextmanager
-def unseen_index() -> Iterator[None]:
-    """Let `retrieve` search an index without the wordings that evaluation asks, as long as this lasts."""
-    indexes = {kind: retrieve.build(found) for kind, found in notes.sources(-build.EVAL_ASKS).items()}
+def unseen_index(aided: bool = True) -> Iterator[None]:
+    """Let `retrieve` search an index without the wordings that evaluation asks, or find nothing (aided=False), as long as this lasts."""
+    indexes = {kind: retrieve.build(found if aided else ()) for kind, found in notes.sources(-build.EVAL_ASKS).items()}
     usual = retrieve.load
     retrieve.load = indexes.__getitem__  # type: ignore[assignment]  # the same call, less a path that nobody passes
     try:
@@ -123,31 +137,32 @@ def unseen_index() -> Iterator[None]:
         retrieve.load = usual
 
 
-def sample(rows: Iterable[Row], part: str, limit: int, seed: int) -> list[Row]:
+def sample(found: Iterable[Row], part: str, limit: int, seed: int) -> list[Row]:
     """Up to `limit` rows of a slice, in random order; a smaller sample is the beginning of a larger one."""
-    found = [row for row in rows if row["slice"] == part]
-    random.Random(f"{seed}/{part}").shuffle(found)
-    return found[:limit]
+    drawn = [row for row in found if row["slice"] == part]
+    random.Random(f"{seed}/{part}").shuffle(drawn)
+    return drawn[:limit]
 
 
 def request_of(row: Row, adapter: str) -> Request:
-    """A row's question as a surface would ask it, for a given adapter."""
+    """A row's question as a surface would ask it, for a given adapter; with the frames where their schema is in the prompt."""
     *history, last = row["messages"][1:-1]
-    question, notebook = last["content"], ""
+    question, notebook, frames = last["content"], "", {}
     if question.startswith("Notebook:\n"):
         notebook, _, question = question.removeprefix("Notebook:\n").partition("\n\n")
-    return Request(question, adapter=adapter, notebook=notebook, history=tuple(history))
+        frames = check.make_frames(rows.behind(row["check"].get("frames", {}), rows.frames()))
+    return Request(question, adapter=adapter, notebook=notebook, history=tuple(history), frames=tuple(frames.items()))
 
 
 def answer(row: Row, engine: Remembered, adapter: str, mode: Mode) -> Answer:
-    """Put one row to the engine. Pipeline mode searches the index that `retrieve.load` gives: see `unseen_index`."""
-    request = request_of(row, adapter)
-    if mode == "pipeline":
-        reply = ask(request, engine)
-        return Answer(row, reply.text, engine.last, reply.sources)
-    raw = "".join(engine.generate(row["messages"][:-1], adapter, Sampling()))
-    form: clean.Form = "code" if "test" in row["check"] else "prose"
-    return Answer(row, clean.clean(raw, form, request.text, final=True), engine.last)
+    """Put one row to the engine. Every mode but greedy searches the index that `retrieve.load` gives: see `unseen_index`."""
+    request, code = request_of(row, adapter), "test" in row["check"]
+    if mode == "greedy":
+        raw = "".join(engine.generate(row["messages"][:-1], adapter, Sampling()))
+        return Answer(row, clean.clean(raw, "code" if code else "prose", request.text, final=True), engine.last)
+    engine.fresh = True
+    reply = ask(replace(request, verify=code and mode != "unverified", consent=True), engine, Sampling(seed=0))
+    return Answer(row, reply.text, engine.last, reply.sources, reply.attempts, reply.seconds if engine.fresh else 0.0)
 
 
 def share(hits: Sequence[bool], name: str) -> dict[str, Any]:
