@@ -163,7 +163,9 @@ def asks_in(folder: Path) -> dict[str, dict[str, tuple[str, ...]]]:
     found: dict[str, dict[str, tuple[str, ...]]] = {}
     for path in sorted(folder.glob("*.toml")):
         for name, languages in tomllib.loads(path.read_text(encoding="utf-8")).items():
-            found[name] = {language: tuple(asks) for language, asks in languages.items()}
+            entry = found.setdefault(name, {})
+            for language, asks in languages.items():
+                entry[language] = (*entry.get(language, ()), *asks)
     return found
 
 
