@@ -23,7 +23,7 @@ HOMES = {
     "safetensors": ("engines.folders", "engines.libraries", "train", "evals.ladder"),
     "psutil": ("engines.local", "engines.libraries"),
     "numpy": ("classify", "twin", "datasets.check", "train", "evals"),
-    "pandas": ("twin", "datasets"),
+    "pandas": ("twin", "notebook", "datasets"),
     "matplotlib": ("datasets.check", "train", "evals"),
     "scipy": ("train.router",),
     "sklearn": ("train.router",),

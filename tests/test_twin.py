@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from twofold.twin import Column, column, make
+from twofold.twin import UNSEEN, Column, column, make, of
 
 ALL = (
     column("id", "id"),
@@ -69,3 +69,54 @@ def test_an_unknown_kind_is_named() -> None:
     with pytest.raises(ValueError, match="unknown column kind 'money' in x"):
         column("x", "money 1 2")
     assert column("x", "cat? a b|c d") == Column("x", "cat", levels=("a b", "c d"), nulls=0.06)
+
+
+def real() -> pd.DataFrame:
+    frame = make(ALL, 5, rows=90)
+    frame["note"] = frame["note"].astype("str")
+    frame["grade"] = pd.Categorical(["low", "mid", "high"] * 30, categories=["low", "mid", "high"], ordered=True)
+    frame["ok"] = [True, False, True] * 30
+    frame["big"] = pd.array([1, None, 3] * 30, dtype="Int64")
+    frame["when"] = pd.date_range("2020-01-01", periods=90, freq="h", tz="UTC")
+    frame["took"] = pd.to_timedelta(range(90), unit="s")
+    frame["cells"] = [[1, 2]] * 90
+    frame.loc[3:8, ["price", "region"]] = None
+    return frame
+
+
+def test_the_twin_of_a_frame_has_its_columns_dtypes_and_nulls() -> None:
+    frame = real()
+    before = frame.copy(deep=True)
+    made = of(frame)
+    assert len(made) == 200
+    assert list(made.columns) == list(frame.columns)
+    same = made.drop(columns="grade").dtypes == frame.drop(columns="grade").dtypes
+    assert same.all(), same[~same]
+    assert (made.isna().any() == frame.isna().any()).all()
+    assert made["price"].dropna().between(frame["price"].min(), frame["price"].max()).all()
+    pd.testing.assert_frame_equal(frame, before)
+    pd.testing.assert_frame_equal(of(frame), of(frame))
+
+
+def test_a_twin_has_an_unseen_category_and_repeated_keys_unless_it_is_plain() -> None:
+    frame = real()
+    made, plain = of(frame), of(frame, traps=False)
+    assert UNSEEN in set(made["region"])
+    assert UNSEEN in set(made["grade"])
+    assert made["grade"].cat.ordered
+    assert not made["id"].is_unique
+    assert set(plain["region"].dropna()) == {"North", "South", "West"}
+    assert plain["id"].is_unique
+
+
+def test_odd_frames_have_twins_too() -> None:
+    doubled = pd.DataFrame([[1, "a"], [2, "b"]], columns=["x", "x"])
+    levels = pd.DataFrame([[1, 2]], columns=pd.MultiIndex.from_tuples([("a", "b"), ("a", "c")]))
+    dated = pd.DataFrame({"x": [1.0, 2.0, 3.0]}, index=pd.date_range("2024-01-01", periods=3, name="day"))
+    assert list(of(doubled).columns) == ["x", "x"]
+    assert of(levels).columns.nlevels == 2
+    assert of(pd.DataFrame()).empty
+    assert of(pd.DataFrame({"x": []})).empty
+    assert of(pd.DataFrame({"x": [None, None]}))["x"].isna().all()
+    assert isinstance(of(dated).index, pd.DatetimeIndex)
+    assert of(dated).index.name == "day"

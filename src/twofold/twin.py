@@ -1,5 +1,11 @@
-"""Synthetic frames with a given schema: what code is tried on when the user's own data is not to be touched."""
+"""Synthetic frames with a given schema: what code is tried on when the user's own data is not to be touched.
 
+`make` builds a frame from columns, `of` the twin of a real frame. Traps are what real data has and examples lack: a category that nobody
+named, keys that repeat, nulls where there were nulls.
+"""
+
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -95,3 +101,129 @@ def make(columns: Sequence[Column], seed: int, rows: int = 120, ids: Mapping[str
             series = series.mask(rng.random(rows) < col.nulls)
         data[col.name] = series
     return pd.DataFrame(data)
+
+
+# the twin of a real frame
+
+ROWS = 200
+UNSEEN = "unseen"
+FEW = 50
+"""Up to so many different values a column of strings or whole numbers counts as categories."""
+
+
+def of(frame: Any, rows: int = ROWS, seed: int = 0, *, traps: bool = True) -> Any:
+    """A DataFrame with the columns, dtypes and null rates of `frame` and drawn values; the frame itself is only read.
+
+    Numbers are drawn within the range, dates over the span with the same step, strings from those that occur. traps: a category that does
+    not occur, and repeated keys. What has no such columns (levels in its header, doubled names) is drawn row by row.
+    """
+    import numpy as np
+    import pandas as pd
+
+    if not len(frame) or not len(frame.columns):
+        return frame.copy()
+    rng = np.random.default_rng(seed)
+    if frame.columns.nlevels > 1 or frame.columns.has_duplicates or frame.index.nlevels > 1:
+        return frame.sample(rows, replace=True, random_state=seed) if rows > len(frame) else frame.head(rows).copy()
+    latent = rng.normal(size=rows)
+    index: Any = pd.RangeIndex(rows)
+    if not isinstance(frame.index, pd.RangeIndex):
+        drawn = _draw(frame.index.to_series(), rows, rng, latent, False)
+        index = pd.DatetimeIndex(drawn) if isinstance(frame.index, pd.DatetimeIndex) else pd.Index(drawn)
+        if isinstance(index, pd.DatetimeIndex) and (step := _step(frame.index)) is not None:
+            index = pd.date_range(index[0], periods=rows, freq=step, unit=frame.index.unit)
+        index = index.rename(frame.index.name)
+    data = {name: _draw(frame[name], rows, rng, latent, traps) for name in frame.columns}
+    return pd.DataFrame({name: series.array for name, series in data.items()}, index=index)
+
+
+def _draw(series: Any, rows: int, rng: Any, latent: Any, traps: bool) -> Any:
+    """A Series of `rows` values like those of `series`, of its dtype, with as large a share of nulls."""
+    import numpy as np
+    import pandas as pd
+
+    known = series.dropna()
+    if not len(known):
+        return pd.Series([series.iloc[0]] * rows).astype(series.dtype)
+    unit = 1 / (1 + np.exp(-(0.9 * latent * rng.choice([-1, 1]) + rng.normal(size=rows))))
+    kind = series.dtype.kind if isinstance(series.dtype, np.dtype) or str(series.dtype).startswith("datetime64") else ""
+    try:
+        different = known.nunique()
+    except TypeError:  # cells such as lists
+        different = len(known)
+    drawn: Any
+    if kind in "iuf" and kind:
+        drawn = _numbers(known, different, rows, unit, traps)
+    elif kind == "M":
+        step = _step(known)
+        if step is not None:
+            drawn = pd.date_range(known.iloc[0], periods=rows, freq=step, unit=series.dt.unit).to_series()
+        else:
+            low, high = known.min(), known.max()
+            drawn = (
+                (low + (high - low) * pd.Series(unit)).sort_values()
+                if known.is_monotonic_increasing
+                else low + (high - low) * pd.Series(unit)
+            )
+            drawn = drawn.dt.floor("D") if (known.dt.normalize() == known).all() else drawn
+    else:
+        drawn = known.iloc[rng.integers(0, len(known), rows)]
+        if different <= min(FEW, max(2, len(known) // 2)):
+            levels = known.drop_duplicates()
+            drawn = pd.concat([levels.iloc[:rows], drawn]).iloc[:rows]
+            drawn = drawn.iloc[rng.permutation(len(drawn))]
+            if traps and all(isinstance(level, str) for level in levels) and not _dates(levels):
+                plain = drawn.astype("object").reset_index(drop=True)
+                plain.iloc[rng.choice(rows, max(1, rows // 50), replace=False)] = UNSEEN
+                drawn = plain
+                if isinstance(series.dtype, pd.CategoricalDtype):
+                    kept = [*series.cat.categories, *([UNSEEN] if UNSEEN not in series.cat.categories else [])]
+                    return _with_nulls(pd.Series(pd.Categorical(plain, categories=kept, ordered=series.cat.ordered)), series, rng)
+    drawn = pd.Series(drawn).reset_index(drop=True)
+    drawn = drawn.astype(series.dtype) if drawn.dtype != series.dtype else drawn
+    return _with_nulls(drawn, series, rng)
+
+
+def _numbers(known: Any, different: int, rows: int, unit: Any, traps: bool) -> Any:
+    import numpy as np
+    import pandas as pd
+
+    if different <= min(20, max(2, len(known) // 3)):
+        levels = np.sort(known.unique())
+        drawn = levels[np.minimum((unit * len(levels)).astype(int), len(levels) - 1)]
+        drawn[: len(levels)] = levels[:rows]
+        return pd.Series(drawn)
+    whole = bool((known == known.round()).all())
+    low, high = float(known.min()), float(known.max())
+    if whole and different == len(known) and different > 2 and known.is_monotonic_increasing:  # an id
+        drawn = known.iloc[0] + np.arange(rows)
+        if traps:
+            drawn[-max(1, rows // 20) :] = drawn[: max(1, rows // 20)]
+        return pd.Series(drawn)
+    drawn = low + (high - low) * unit
+    return pd.Series(np.round(drawn) if whole else drawn)
+
+
+def _step(dates: Any) -> Any:
+    """The regular step between dates, such as "D"; None where there is none."""
+    import pandas as pd
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pandas 4 will return an offset and says so; either will do
+        try:
+            return pd.infer_freq(dates) if len(dates) > 2 else None
+        except (TypeError, ValueError):
+            return None
+
+
+def _dates(levels: Any) -> bool:
+    return all(re.match(r"\d{4}-\d\d", level) for level in levels)
+
+
+def _with_nulls(drawn: Any, series: Any, rng: Any) -> Any:
+    rate = float(series.isna().mean())
+    if not rate:
+        return drawn
+    missing = rng.random(len(drawn)) < rate
+    missing[rng.integers(0, len(drawn))] = True
+    return drawn.mask(missing)

@@ -18,6 +18,8 @@ class Message(TypedDict):
 
 Mode = Literal["auto", "code", "explain"]
 MODES: tuple[Mode, ...] = ("auto", "code", "explain")
+RUNGS = ("parses", "names resolve", "runs on a twin", "checks pass", "ran on your data")
+"""What can be proved about code, lowest first; see docs/verification.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +34,17 @@ class Request:
     guard: bool = True
     """Decline what is not data science; off, BASE answers it."""
     verify: bool = False
-    """Run code before it is shown as proved."""
+    """Run code before it is shown as proved, where the sandbox is strong or `consent` is given."""
     history: tuple[Message, ...] = ()
     """Earlier turns, oldest first. The surface owns them."""
     notebook: str = ""
     """Schema of the user's frames and variables, already rendered as text."""
     frames: tuple[tuple[str, Any], ...] = ()
     """(name, DataFrame) pairs that verification may copy."""
+    n: int = 8
+    """How many more answers verification may ask for at once when the first fails; 0 for none, and then no repair turn either."""
+    consent: bool = False
+    """The user asked for runs even where the sandbox is below "strong"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +122,16 @@ class Reply:
     done: bool = False
     sources: tuple[str, ...] = ()
     """Ids of the examples or cards that the prompt held."""
+    failed: str = ""
+    """The rung of RUNGS that the code failed; "" when none did."""
+    reason: str = ""
+    """Why that rung failed, in a line; with none failed, why the ladder ended below its top."""
+    line: int = 0
+    """The line of `code` where it fails; 0 when none is known."""
+    repairs: tuple[str, ...] = ()
+    """What verification repaired in the code, in words."""
+    step: str = ""
+    """What is being done now, for people: "verifying"; "" when done or while the answer streams."""
 
     @property
     def chip(self) -> str:

@@ -1,0 +1,316 @@
+"""The ladder that a code answer climbs before it is shown as proved.
+
+parses -> names resolve -> runs on a twin -> checks pass -> ran on your data. `climb` takes one answer up, with small repairs on the way,
+and says in a Verdict where it stopped; `choose` picks among the verdicts of several answers by votes. A right answer must
+never fail a rung: where a check cannot be sure, it passes, and where an answer cannot be tried here (it wants the network, a file that
+nobody has) the ladder ends without a failure.
+"""
+
+import ast
+import json
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from twofold import notebook as schemas
+from twofold import sandbox, twin
+from twofold.sandbox import Limits, Outcome
+from twofold.types import RUNGS
+from twofold.verify import checks, inputs, names, repair
+from twofold.verify.guess import VARIANTS, guess
+
+PARSES, RESOLVES, RUNS, CHECKS, OWN = RUNGS
+LIMITS = Limits(wall=15.0, cpu=12)
+MOST_REPAIRS = 6
+_FACTS = (Path(__file__).parent / "facts.py").read_text(encoding="utf-8") + "\nprint(facts(globals(), _last, _twofold_kept))\n"
+_CELL_LINE = re.compile(r'(File "<cell>", line )(\d+)')
+
+Frames = Sequence[tuple[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How far one answer came."""
+
+    code: str
+    """The code as it is now, repairs done."""
+    passed: tuple[str, ...] = ()
+    """Rungs passed, lowest first."""
+    failed: str = ""
+    """The rung that failed; "" when none did."""
+    reason: str = ""
+    """Why it failed, in a line; with nothing failed, why the ladder ended where it did ("" at its top)."""
+    line: int = 0
+    """The line of the code where it failed; 0 when none is known."""
+    error: str = ""
+    """The traceback or message, for a turn that asks for a repair."""
+    run: Outcome | None = None
+    """The last run: on the user's data where there is one, else on the twin."""
+    repairs: tuple[str, ...] = ()
+    """What was repaired, in words."""
+    signature: str = ""
+    """Equal for answers whose runs had equal results; "" when nothing ran well."""
+
+    @property
+    def good(self) -> bool:
+        """True when no rung failed."""
+        return not self.failed
+
+
+def climb(code: str, question: str, frames: Frames = (), notebook: str = "", *, run: bool = True) -> Verdict:
+    """Take code up the ladder, repairing what the table of `repair` can. frames: (name, DataFrame) pairs, of which copies are run on;
+    notebook: their schema as text, or that of frames which are not at hand. run=False ends after the names.
+
+    Raises TwofoldError when the sandbox cannot start.
+    """
+    done: tuple[str, ...] = ()
+    seen = {code}
+    verdict = _attempt(code, question, frames, notebook, run)
+    while verdict.failed and len(done) < MOST_REPAIRS:
+        fixed = _repaired(verdict, question, frames, notebook)
+        if fixed is None or fixed.code in seen:
+            break
+        seen.add(fixed.code)
+        done = (*done, fixed.words)
+        verdict = _attempt(fixed.code, question, frames, notebook, run)
+    if verdict.failed and done:  # half a repair that leads nowhere is no repair: show what was written
+        first = _attempt(code, question, frames, notebook, run)
+        return first if len(verdict.passed) <= len(first.passed) else replace(verdict, repairs=done)
+    return replace(verdict, repairs=done)
+
+
+def choose(verdicts: Sequence[Verdict]) -> Verdict:
+    """The best of several verdicts: most rungs passed, then most votes of equal results, then the earliest."""
+    best = max(len(one.passed) - bool(one.failed) * 0.5 for one in verdicts)
+    top = [one for one in verdicts if len(one.passed) - bool(one.failed) * 0.5 == best]
+    votes = Counter(one.signature for one in top if one.signature)
+    return max(top, key=lambda one: votes[one.signature] if one.signature else 0)
+
+
+def may_run(consent: bool) -> str:
+    """ "" when code may be run, else why not: below the level "strong" the user must have asked for it. Raises as `climb`."""
+    level = sandbox.level()
+    return "" if consent or level == "strong" else f"not run: the sandbox is only {level} on this machine"
+
+
+def known_columns(frames: Frames, notebook: str) -> dict[str, frozenset[str]]:
+    """All column names of each frame that is known whole."""
+    found = {name: set(schema.columns) for name, schema in schemas.parse(notebook).items() if schema.complete}
+    found |= {name: {str(column) for column in frame.columns} for name, frame in frames}
+    return {name: frozenset(columns) for name, columns in found.items()}
+
+
+def _repaired(verdict: Verdict, question: str, frames: Frames, notebook: str) -> repair.Fixed | None:
+    columns = known_columns(frames, notebook)
+    if verdict.failed == RESOLVES:
+        fault = _first_fault(ast.parse(verdict.code), verdict.code, question, frames, notebook)
+        return repair.for_fault(verdict.code, fault, columns, question) if fault else None
+    if verdict.failed == CHECKS and verdict.line:
+        return repair.sort_turned(verdict.code, verdict.line)
+    if verdict.failed in (RUNS, OWN):
+        return repair.for_error(verdict.code, verdict.error, verdict.line, columns, question)
+    return None
+
+
+def _attempt(code: str, question: str, frames: Frames, notebook: str, run: bool) -> Verdict:
+    """Take code up the ladder once, as it is."""
+    try:
+        tree = ast.parse(code)
+    except SyntaxError as error:
+        return Verdict(code, (), PARSES, f"{error.msg} (line {error.lineno})", error.lineno or 0, f"SyntaxError: {error}")
+    except (ValueError, RecursionError, MemoryError) as error:
+        return Verdict(code, (), PARSES, f"Python cannot read it: {error}", error=f"{type(error).__name__}: {error}")
+    fault = _first_fault(tree, code, question, frames, notebook)
+    if fault is not None:
+        return Verdict(code, (PARSES,), RESOLVES, fault.reason, fault.line, f"line {fault.line}: {fault.reason}")
+    passed: tuple[str, ...] = (PARSES, RESOLVES)
+    if not run:
+        return Verdict(code, passed, reason="not run")
+    if why := inputs.out_of_reach(tree):
+        return Verdict(code, passed, reason=f"not run: {why}")
+    free = list(names.free(tree))
+    on_twin, on_own = _on_twins(code, tree, question, frames, notebook, free), None
+    if (
+        frames
+        and not on_twin.outcome.stopped
+        and (not on_twin.outcome.ok or set(free) & {name for name, _ in frames} or inputs.files(tree))
+    ):
+        on_own = _go(code, tree, frames, _others(free, frames, question, notebook, code))
+    if not on_twin.outcome.ok and not (on_own and on_own.outcome.ok):
+        worse = on_own if on_own and _beyond(on_twin.outcome) else on_twin
+        if why := _beyond(worse.outcome):
+            return Verdict(code, passed, reason=f"not run to its end: {why}", line=worse.outcome.line, run=worse.outcome)
+        return _failed(code, passed, RUNS, worse.outcome)
+    if on_twin.outcome.ok:
+        passed = (*passed, RUNS)
+    for one in (on_twin, on_own):
+        if one is None or not one.outcome.ok:
+            continue
+        why, line = _wrong(question, tree, one, with_result=one is on_own)
+        if why:
+            return Verdict(code, passed, CHECKS, why, line, why, run=one.outcome)
+    passed = (*passed, CHECKS)
+    if on_own is None:
+        return Verdict(code, passed, run=on_twin.outcome, signature=_signature(on_twin))
+    if not on_own.outcome.ok:
+        if why := _beyond(on_own.outcome):
+            return Verdict(
+                code, passed, reason=f"not run to its end on your data: {why}", run=on_twin.outcome, signature=_signature(on_twin)
+            )
+        return _failed(code, passed, OWN, on_own.outcome)
+    return Verdict(code, (*passed, OWN), run=on_own.outcome, signature=_signature(on_own))
+
+
+def _first_fault(tree: ast.Module, code: str, question: str, frames: Frames, notebook: str) -> names.Fault | None:
+    """The first name that does not resolve. A variable that nobody told of may be one of the user's, where the user's are not known."""
+    columns = known_columns(frames, notebook)
+    told = {*columns, *schemas.parse(notebook)}
+    free = names.free(tree)
+    theirs = {name for name in free if re.search(rf"\b{re.escape(name)}\b", question)}
+    if not told:
+        theirs |= {name for name in free if inputs.may_be_data(tree, name) and name not in repair.COMMON}
+    else:
+        theirs |= {name for name in free if inputs.is_split(name)}
+    found = names.faults(tree, {name: columns[name] for name in columns if name in free}, {*theirs, *told})
+    del code
+    return found[0] if found else None
+
+
+# runs
+
+
+@dataclass(frozen=True, slots=True)
+class _Went:
+    """One run, what was asked of it afterwards, and how many pictures it left."""
+
+    outcome: Outcome
+    facts: Mapping[str, Any]
+
+
+def _on_twins(code: str, tree: ast.Module, question: str, frames: Frames, notebook: str, free: Sequence[str]) -> _Went:
+    """Run on twins until one run ends well: with traps first, then without, and for guessed frames with what was left open chosen anew.
+
+    A twin is made up, so that only what fails on every one of them counts as the code's fault; the first failure is told.
+    """
+    first: _Went | None = None
+    guessed = _guessed(free, frames)
+    more: tuple[str, ...] = ()
+    for variant in range(VARIANTS if guessed else 2):
+        own = [(name, twin.of(frame, traps=variant == 0)) for name, frame in frames]
+        for _ in range(4):
+            went = _go(code, tree, own, _others(free, frames, question, notebook, code, variant, more), variant, more)
+            if went.outcome.ok:
+                return went
+            wanted = [
+                name
+                for name in repair.missing_columns(went.outcome.error)
+                if name not in more and re.search(rf"\b{re.escape(name)}\b", code)
+            ]
+            if not guessed or not wanted:
+                break
+            more = (*more, *wanted)
+        if first is None or _beyond(first.outcome):
+            first = went
+        if not _may_be_the_twins_fault(went.outcome):
+            break
+    assert first is not None
+    return first
+
+
+def _guessed(free: Sequence[str], frames: Frames) -> bool:
+    """True when the run needs values that nobody gave: those of a frame known by its schema alone, or not at all."""
+    return not frames or bool(set(free) - {name for name, _ in frames})
+
+
+def _may_be_the_twins_fault(outcome: Outcome) -> bool:
+    """False for errors that no other data could mend: a name, an attribute of a module, an argument that does not exist."""
+    if outcome.stopped:
+        return False
+    last = outcome.error.rpartition("\n")[2]
+    return not re.match(
+        r"(NameError|ImportError|ModuleNotFoundError|SyntaxError|AttributeError: module|.*unexpected keyword argument)", last
+    )
+
+
+def _others(
+    free: Sequence[str], frames: Frames, question: str, notebook: str, code: str, variant: int = 0, more: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Frames that are wanted and not given: those of the notebook's schema, and names of which nothing is known."""
+    given = {name for name, _ in frames}
+    wanted = [name for name in free if name not in given]
+    made = guess(question, notebook, code, wanted or (() if given else ("df",)), more=more, variant=variant)
+    return {name: frame for name, frame in made.items() if name not in given}
+
+
+def _go(code: str, tree: ast.Module, frames: Frames, others: Mapping[str, Any], variant: int = 0, more: Sequence[str] = ()) -> _Went:
+    """One run: frames by name, files that the code reads, the answer, then the facts."""
+    every = {**dict(frames), **others}
+    shaped = {name: frame for name, frame in every.items() if name.isidentifier()}
+    whole = next(iter([*dict(frames).values(), *others.values()]), None)
+    with tempfile.TemporaryDirectory(prefix="twofold-inputs-") as folder:
+        paths, prepare = inputs.write(tree, code, whole, Path(folder), variant, more)
+        kept = ", ".join(f"{name!r}: ({name}, {name}.copy(deep=True))" for name in shaped)
+        prelude = f"_twofold_kept = {{{kept}}}\n{prepare}{inputs.reshape(tree, shaped)}"
+        prelude += "import random as _r, numpy as _n\n_r.seed(0); _n.random.seed(0)\ndel _r, _n\n"
+        body = re.sub(r"^(\s*)from __future__ import .*$", r"\1pass", code, flags=re.M)
+        text = f"exec({prelude!r})\n{body}"
+        outcome = sandbox.run(text, frames=list(shaped.items()), files=paths, limits=LIMITS, after=_FACTS)
+    error = _CELL_LINE.sub(lambda match: f"{match[1]}{int(match[2]) - 1}", outcome.error)
+    outcome = replace(outcome, error=error, line=max(0, outcome.line - 1))
+    try:
+        facts = json.loads(outcome.after) if outcome.ok and not outcome.after_error else {}
+    except ValueError:
+        facts = {}
+    return _Went(outcome, facts if isinstance(facts, dict) else {})
+
+
+def _wrong(question: str, tree: ast.Module, went: _Went, *, with_result: bool) -> tuple[str, int]:
+    """What the checks find, and at which line (0: none). with_result: the data is the user's, so that an empty result means something."""
+    why, line = checks.sorts_wrong(question, tree)
+    if why:
+        return why, line
+    why = checks.mutates(question, went.facts) or checks.pictures_wrong(question, tree, went.facts, len(went.outcome.plots))
+    return why or (checks.result_missing(tree, went.facts) if with_result else ""), 0
+
+
+def _failed(code: str, passed: tuple[str, ...], rung: str, outcome: Outcome) -> Verdict:
+    last = outcome.error.strip().rpartition("\n")[2] or "it ended without a result"
+    where = f"line {outcome.line}: " if outcome.line else ""
+    return Verdict(code, passed, rung, f"{where}{last[:300]}", outcome.line, outcome.error, run=outcome)
+
+
+def _beyond(outcome: Outcome) -> str:
+    """Why a failed run says nothing of the code: it wanted what a sandbox has not, or more time than it got. "" otherwise."""
+    if outcome.ok:
+        return ""
+    if outcome.stopped in ("wall", "cpu"):
+        return "it takes longer than the sandbox allows"
+    last = outcome.error.rpartition("\n")[2]
+    if re.match(
+        r"(urllib\.error|requests\.|socket\.|ConnectionError|.*URLError|.*gaierror|PermissionError|MemoryError|numpy\.\w+\._ArrayMemoryError)",
+        last,
+    ):
+        return "it wants the network or more than a sandbox has"
+    if re.match(r"(FileNotFoundError|IsADirectoryError|NotADirectoryError)", last):
+        return "it reads a file that is not here"
+    if re.match(r"EOFError", last):
+        return "it waits for input"
+    if outcome.error.startswith("the given data cannot be used here"):
+        return "the data cannot be handed to the sandbox"
+    return ""
+
+
+def _signature(went: _Went) -> str:
+    """What a run came to: its last value, else its figures, else the numbers that it printed, else the state of the frames."""
+    facts, outcome = went.facts, went.outcome
+    if facts.get("figures"):
+        return "figures " + json.dumps([one["data"] for one in facts["figures"]])
+    if facts.get("value") is not None:
+        return "value " + json.dumps(facts["value"])
+    if numbers := re.findall(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?", outcome.stdout):
+        return "printed " + " ".join(f"{float(number):.6g}" for number in numbers[:500])
+    return "states " + json.dumps(facts.get("states")) + outcome.stdout.strip()[:500]
