@@ -3,7 +3,7 @@ import json
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,7 @@ import pytest
 
 from twofold import cli
 from twofold.engines.scripted import Scripted
-from twofold.types import Request, Route, TwofoldError
+from twofold.types import Message, Request, Route, TwofoldError
 
 CODE = "```python\ndf.plot()\n```"
 
@@ -221,3 +221,91 @@ def test_app_wants_a_whole_auth(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.setenv("TWOFOLD_AUTH", "ann")
     assert cli.main(["app"]) == 2
     assert "user:password" in capsys.readouterr().err
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "sales.csv"
+    path.write_text("region,price\nNorth,10\nSouth,20\nNorth,\n")
+    return path
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, code: str) -> list[str]:
+    asked: list[str] = []
+
+    def answer(messages: Sequence[Message], *_: object) -> str:
+        asked.append(messages[-1]["content"])
+        return f"```python\n{code}\n```"
+
+    monkeypatch.setattr("twofold.engines.later.open_engine", lambda _: Scripted(answer))
+    return asked
+
+
+@pytest.mark.usefixtures("opened")
+def test_verify_prints_the_ladder_and_saves_the_plots(
+    table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = answering(monkeypatch, "print(df['prise'].sum())\ndf['prise'].plot(title='Prices')")
+    folder = table.parent / "figures"
+    for _ in range(2):
+        assert cli.main(["ask", "plot price", "--verify", "--data", str(table), "--figures", str(folder)]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("```python\nprint(df['price'].sum())\n")
+    assert "df: 3 rows; region str, price float64\ndf nulls: price 33%" in asked[0]
+    assert "North" not in asked[0].partition("Example:")[0]
+    assert "  verifying ..." in err
+    assert "  repaired column 'prise' is 'price'" in err
+    assert [line.split()[0] for line in err.splitlines() if line.startswith("  passed")] == ["passed"] * 10
+    assert "result on your data:\n    30.0" in err
+    assert f"plot saved in {folder / 'figure-1.png'}" in err
+    assert sorted(path.name for path in folder.iterdir()) == ["figure-1.png", "figure-2.png"]
+    assert (folder / "figure-1.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("opened")
+def test_verify_says_what_failed_and_where(table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    answering(monkeypatch, "x = 1\ndf['weight'].sum()")
+    assert cli.main(["ask", "sum of weight", "--verify", "--data", str(table), "--n", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "```python\nx = 1\ndf['weight'].sum()\n```\n"
+    assert "  trying 2 others ..." in err
+    assert "  asking for a repair ..." in err
+    assert "  failed   names resolve: df has no column 'weight'\n" in err
+    assert "line 2: df['weight'].sum()" in err
+    assert "  not run  ran on your data" in err
+
+
+@pytest.mark.usefixtures("opened")
+def test_verified_json_tells_the_proof(table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    answering(monkeypatch, "df['price'].sum()")
+    assert cli.main(["ask", "sum of price", "--verify", "--data", str(table), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["proof"][-1] == "ran on your data"
+    assert (answer["failed"], answer["repairs"], answer["attempts"]) == ("", [], 1)
+
+
+@pytest.mark.usefixtures("opened")
+def test_verify_is_the_users_word_below_strong(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    answering(monkeypatch, "sum([1, 2])")
+    monkeypatch.setattr("twofold.sandbox.level", lambda: "medium")
+    assert cli.main(["ask", "sum", "--verify"]) == 0
+    err = capsys.readouterr().err
+    assert "the sandbox is only medium" in err
+    assert "  passed   checks pass" in err
+
+
+@pytest.mark.usefixtures("opened")
+@pytest.mark.parametrize(("name", "message"), [("none.csv", "No such file"), ("data.exe", "ends in")])
+def test_data_that_cannot_be_read_is_one_line(name: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["ask", "plot df", "--data", str(tmp_path / name)]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_plots_that_cannot_be_saved_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TwofoldError, match="--figures"):
+        cli.save_figures([b"x"], tmp_path / "file")
+    assert cli.save_figures([], tmp_path / "new") == []
+    assert not (tmp_path / "new").exists()

@@ -1,7 +1,8 @@
 from collections.abc import Iterator
+from dataclasses import replace
 
-from twofold.status import line, timed
-from twofold.types import Reply, Route
+from twofold.status import ladder, line, timed
+from twofold.types import RUNGS, Reply, Route
 
 ROUTE = Route("code", "asks for code")
 
@@ -34,3 +35,18 @@ def test_closing_closes_the_answer() -> None:
     next(answer)
     answer.close()
     assert closed == [True]
+
+
+def test_verification_is_no_part_of_the_speed() -> None:
+    first, whole = Reply("a", ROUTE, "code", seconds=1, tokens=1), Reply("ab", ROUTE, "code", seconds=2, tokens=51)
+    later = replace(whole, seconds=9, step="verifying")
+    assert [speed for _, speed in timed([first, whole, later])] == [0.0, 50.0, 50.0]
+
+
+def test_the_ladder_tells_each_rung_and_the_reason_once() -> None:
+    reply = Reply("x", ROUTE, proof=RUNGS[:2], failed=RUNGS[2], reason="KeyError")
+    assert [state for _, state, _ in ladder(reply)] == ["passed", "passed", "failed", "open", "open"]
+    assert [reason for _, _, reason in ladder(reply)] == ["", "", "KeyError", "", ""]
+    barred = ladder(Reply("x", ROUTE, proof=RUNGS[:2], reason="not run"))
+    assert [reason for _, _, reason in barred] == ["", "", "not run", "", ""]
+    assert {state for _, state, _ in ladder(Reply("x", ROUTE, proof=RUNGS))} == {"passed"}

@@ -143,7 +143,7 @@ STYLES = [
     ("plot price", "df['price'].plot()"),
     ("histogram of price", "from matplotlib import pyplot as plt\nplt.hist(df.price.dropna())\nplt.savefig('out.png')\nplt.close()"),
     ("boxplot", "import seaborn as sns\nsns.boxplot(data=df, x='region', y='price')"),
-    ("chart of mean prices, object style", "from matplotlib import pyplot as plt\n_, (a, b) = plt.subplots(1, 2)\na.plot([1])\nb.set_title('x')"),
+    ("two charts", "from matplotlib import pyplot as plt\n_, (a, b) = plt.subplots(1, 2)\na.plot([1])\nb.set_title('x')"),
     ("with numpy", "import numpy as np\nnp.nanmean(df['price'].to_numpy())"),
     ("lambda", "df.apply(lambda row: row['price'] * row['quantity'], axis=1)"),
     ("comprehension", "[x for x in df['quantity'] if x > 3][:3]"),
@@ -271,7 +271,8 @@ def test_a_schema_is_enough_for_a_twin() -> None:
 
 
 def test_code_tells_columns_kinds_and_levels() -> None:
-    code = "df['a'].str.upper(); df['b'].dt.year; df[df['c'] == 'x']; df['d'].sum()\ndf.groupby('e').agg(n=('f', 'sum'))['n']\ndf['g'] = 1\ndf['g']"
+    code = "df['a'].str.upper(); df['b'].dt.year; df[df['c'] == 'x']; df['d'].sum()\n"
+    code += "df.groupby('e').agg(n=('f', 'sum'))['n']\ndf['g'] = 1\ndf['g']"
     found, made = columns_in(code)
     assert set(found) == {"a", "b", "c", "d", "e", "f"}
     assert {"n", "g"} <= made

@@ -2,15 +2,17 @@
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from twofold import clean, memory, prompts, retrieve
+from twofold import clean, memory, notebook, prompts, retrieve, verify
 from twofold.engines import BASE, Engine
 from twofold.route import decide
-from twofold.types import Reply, Request, Route, Sampling, TwofoldError
+from twofold.types import Message, Reply, Request, Route, Sampling, TwofoldError
 
 MAX_QUESTION = 20_000
+WARMTH = 0.7
+"""Least temperature of further answers: at 0 they would all be the first one."""
 NOTES: Mapping[str, retrieve.Kind] = {"code": "example", "theory": "card"}
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -38,10 +40,12 @@ def speaker(route: Route, engine: Engine) -> str:
 def stream(request: Request, engine: Engine, sampling: Sampling | None = None) -> Iterator[Reply]:
     """Answer a request in growing snapshots. The first comes as soon as the route is known; the last has done=True.
 
-    Closing the iterator stops the engine within one token. Raises TwofoldError for a question or adapter that cannot be answered.
+    With `request.verify` code is run once it is written, and a better answer may take its place: then a text is not the beginning of the
+    next. Closing the iterator stops the engine within one token. Raises TwofoldError for a question or adapter that cannot be answered.
     """
     started = time.perf_counter()
-    request = replace(request, text=check_question(request.text))
+    schema = request.notebook or notebook.summary(dict(request.frames))
+    request = replace(request, text=check_question(request.text), notebook=schema)
     route = decide(request)
     if route.adapter is None:
         yield Reply(prompts.refusal(route.language), route, seconds=time.perf_counter() - started, done=True)
@@ -60,7 +64,8 @@ def stream(request: Request, engine: Engine, sampling: Sampling | None = None) -
             tokens += 1
             yield piece
 
-    pieces = engine.generate(messages, adapter, sampling or Sampling())
+    sampling = sampling or Sampling()
+    pieces = engine.generate(messages, adapter, sampling)
     reply = Reply("", route, adapter=adapter, attempts=1, sources=tuple(note.source for note in notes))
     try:
         for text in clean.stream(counted(), clean.form_of(route.adapter), request.text):
@@ -71,8 +76,54 @@ def stream(request: Request, engine: Engine, sampling: Sampling | None = None) -
         if close:
             close()
     code = clean.code_of(reply.text)
-    proof = ("parses",) if code and clean.parses(code) else ()
-    yield replace(reply, code=code, proof=proof, tokens=tokens, seconds=time.perf_counter() - started, done=True)
+    reply = replace(reply, code=code, proof=("parses",) if code and clean.parses(code) else (), tokens=tokens)
+    if request.verify and code and route.adapter != "theory":
+        for reply in proved(reply, messages, request, engine, sampling):  # noqa: B020  each is the last one, known better
+            yield replace(reply, seconds=time.perf_counter() - started)
+    yield replace(reply, step="", seconds=time.perf_counter() - started, done=True)
+
+
+def proved(reply: Reply, messages: Sequence[Message], request: Request, engine: Engine, sampling: Sampling) -> Iterator[Reply]:
+    """Climb the ladder with an answer's code; where it fails, with `request.n` others, among which votes decide, then with a repair turn.
+
+    When nothing runs, the last snapshot is the attempt that came furthest, with the rung that it failed.
+    """
+    adapter, form = reply.adapter or BASE, clean.form_of(reply.route.adapter)
+    yield replace(reply, step="verifying")
+    try:
+        barred = verify.may_run(request.consent)
+    except TwofoldError as failure:
+        barred = f"not run: {failure}"
+    verdicts: dict[str, verify.Verdict] = {}
+
+    def climbed(text: str) -> tuple[str, verify.Verdict]:
+        code = clean.code_of(text)
+        if code not in verdicts:
+            verdicts[code] = verify.climb(code, request.text, request.frames, request.notebook, run=not barred)
+        verdict = verdicts[code]
+        return text.replace(code, verdict.code, 1) if code else text, verdict
+
+    def shown(tried: Sequence[tuple[str, verify.Verdict]], step: str = "") -> Reply:
+        best = verify.choose([verdict for _, verdict in tried])
+        text = next(text for text, verdict in tried if verdict is best)
+        reason = best.reason if best.failed or not barred else barred
+        now = replace(reply, text=text, code=best.code, run=best.run, proof=best.passed, attempts=attempts, step=step)
+        return replace(now, failed=best.failed, reason=reason, line=best.line, repairs=best.repairs)
+
+    attempts, tried = reply.attempts, [climbed(reply.text)]
+    if tried[0][1].failed and request.n > 0:
+        yield shown(tried, f"trying {request.n} others")
+        others = engine.candidates(messages, adapter, replace(sampling, temperature=max(sampling.temperature, WARMTH)), request.n)
+        attempts += len(others)
+        tried += [climbed(text) for raw in others if clean.code_of(text := clean.clean(raw, form, request.text, final=True))]
+        if (best := shown(tried)).failed:
+            yield replace(best, step="asking for a repair")
+            error = verify.choose([verdict for _, verdict in tried]).error
+            pieces = engine.generate(prompts.repair(messages, best.text, error), adapter, sampling)
+            attempts += 1
+            *_, text = ["", *clean.stream(pieces, form, request.text)]
+            tried += [climbed(text)] if clean.code_of(text) else []
+    yield shown(tried)
 
 
 def ask(request: Request, engine: Engine, sampling: Sampling | None = None) -> Reply:

@@ -30,6 +30,11 @@ CHAT_HELP = """\
 /adapter NAME|auto        who must speak           /quit   or Ctrl-D; Ctrl-C stops an answer"""
 
 
+FIGURES = Path("twofold-figures")
+"""Where the plots of a verified answer go when nobody says."""
+SHOWN_LINES = 20  # of what a verified answer printed
+
+
 class Stage(NamedTuple):
     """A command whose flags are the fields of `Config` in a module, and whose work is that module's `main`."""
 
@@ -100,6 +105,16 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--max-new-tokens", type=whole, default=Sampling().max_new_tokens, metavar="N", help="(default: %(default)s)")
         command.add_argument("--temperature", type=warmth, default=0.0, metavar="T", help="0 is greedy (default), up to 2")
         command.add_argument("--seed", type=int, metavar="N", help="makes a temperature above 0 repeatable")
+        command.add_argument(
+            "--verify", action="store_true", help="run code in the sandbox before it counts as proved, and mend what fails"
+        )
+        command.add_argument(
+            "--data", type=Path, metavar="FILE", help="a CSV, TSV, Parquet, Excel or JSON file that the answer knows as df"
+        )
+        command.add_argument(
+            "--n", type=whole, default=Request("").n, metavar="N", help="other answers tried when one fails (default: %(default)s)"
+        )
+        command.add_argument("--figures", type=Path, metavar="DIR", help=f"where --verify saves plots (default: {FIGURES})")
 
     app = commands.add_parser("app", help="the web app", description="The web app. TWOFOLD_AUTH=user:password asks visitors for both.")
     app.set_defaults(command=run_app)
@@ -145,13 +160,31 @@ def run_ask(args: argparse.Namespace) -> int:
     from twofold.status import timed
 
     words = " ".join(args.question)
-    request = Request(sys.stdin.read() if words == "-" else words, mode=args.mode, adapter=args.adapter, guard=args.guard)
+    request = dataclasses.replace(settings_of(args), text=sys.stdin.read() if words == "-" else words)
     answer = timed(stream(request, Later(args.model), sampling(args)))
     if not args.json:
-        return 0 if show(answer)[1] else 130
+        return 0 if show(answer, request.verify, args.figures)[1] else 130
     *_, (reply, speed) = answer
-    print(json.dumps(as_json(reply, speed), ensure_ascii=False))
+    proof = {name: getattr(reply, name) for name in ("proof", "failed", "reason", "line", "repairs", "attempts")} if request.verify else {}
+    print(json.dumps(as_json(reply, speed) | proof, ensure_ascii=False))
     return 0
+
+
+def settings_of(args: argparse.Namespace) -> Request:
+    """Collect the flags that every question shares, the data of --data among them; --verify is the user's word that code may run."""
+    frames: tuple[tuple[str, Any], ...] = ()
+    if args.data:
+        from twofold.notebook import load, schema
+
+        frames = (("df", load(args.data)),)
+        print(schema(*frames[0]), file=sys.stderr)
+    if args.verify:
+        from twofold import sandbox
+
+        if (level := sandbox.level()) != "strong":
+            print(f"twofold: the sandbox is only {level} on this machine: what the answer does is not fully locked in", file=sys.stderr)
+    shared = Request("", mode=args.mode, adapter=args.adapter, guard=args.guard, frames=frames)
+    return dataclasses.replace(shared, verify=args.verify, consent=args.verify, n=args.n)
 
 
 def sampling(args: argparse.Namespace) -> Sampling:
@@ -166,31 +199,95 @@ def as_json(reply: Reply, speed: float) -> dict[str, Any]:
     return answer | {"seconds": round(reply.seconds, 3), "tokens": reply.tokens, "tokens_per_second": round(speed, 1)}
 
 
-def show(answer: Iterator[tuple[Reply, float]]) -> tuple[Reply | None, bool]:
-    """Print an answer as it grows and its status line on stderr; return the last snapshot, and False if Ctrl-C ended it early."""
+def show(answer: Iterator[tuple[Reply, float]], verified: bool = False, figures: Path | None = None) -> tuple[Reply | None, bool]:
+    """Print an answer as it grows, and its steps and status line on stderr; return the last snapshot, and False if Ctrl-C ended it early.
+
+    A verified answer may be replaced. On a terminal both are seen; into a file or a pipe goes only the last.
+    """
     from twofold.status import line
 
     reply: Reply | None = None
-    told, shown, finished = "", "", False
+    told, shown, step, finished, mid_line = "", "", "", False, False
+    live = sys.stdout.isatty() or not verified
     try:
         for reply, speed in answer:
             told = line(reply, speed)
-            text = printable(reply.text)
-            if not text.startswith(shown):  # the answer was replaced, not continued: a repaired or better candidate
-                print("\n")
-                shown = ""
-            print(text[len(shown) :], end="", flush=True)
-            shown = text
+            if live or reply.done:
+                text = printable(reply.text)
+                if not text.startswith(shown):  # the answer was replaced, not continued: a repaired or better candidate
+                    print("\n" if mid_line else "")
+                    shown = ""
+                print(text[len(shown) :], end="", flush=True)
+                mid_line |= text != shown
+                shown = text
+            if reply.step and reply.step != step:
+                if mid_line:
+                    print(flush=True)
+                    mid_line = False
+                if reply.failed:
+                    aside(f"  failed   {reply.failed}: {reply.reason}")
+                aside(f"  {reply.step} ...")
+                step = reply.step
         finished = True
     except KeyboardInterrupt:  # what was printed stays
         shown = shown or "^C"
     finally:
-        if shown:
+        if mid_line or shown == "^C":
             print(flush=True)
+    if finished and verified and reply and reply.code:
+        show_proof(reply, figures)
     if told:
-        dim, plain = ("\x1b[2m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
-        print(f"{dim}{told}{'' if finished else ' · stopped'}{plain}", file=sys.stderr, flush=True)
+        aside(f"{told}{'' if finished else ' · stopped'}")
     return reply, finished
+
+
+def aside(text: str) -> None:
+    """Print on stderr, dimmed on a terminal."""
+    dim, plain = ("\x1b[2m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
+    print(f"{dim}{printable(text)}{plain}", file=sys.stderr, flush=True)
+
+
+def show_proof(reply: Reply, figures: Path | None) -> None:
+    """Print the ladder of a verified answer, what its run said, and where its plots were saved."""
+    from twofold.status import ladder
+
+    for words in reply.repairs:
+        aside(f"  repaired {words}")
+    for rung, state, reason in ladder(reply):
+        aside(f"  {'not run' if state == 'open' else state:8} {rung}{f': {reason}' if reason else ''}")
+    lines = reply.code.splitlines()
+    if reply.failed and 0 < reply.line <= len(lines):
+        aside(f"           line {reply.line}: {lines[reply.line - 1].strip()}")
+    if reply.run is None or not reply.run.ok:
+        return
+    said = "\n".join(filter(None, (reply.run.stdout.strip(), getattr(reply.run, "result", ""))))
+    if said:
+        own = "ran on your data" in reply.proof
+        kept = said.splitlines()
+        aside(f"  result on {'your' if own else 'made-up'} data:")
+        aside(
+            textwrap.indent("\n".join(kept[:SHOWN_LINES]), "    ")
+            + (f"\n    ... {len(kept) - SHOWN_LINES} lines more" * (len(kept) > SHOWN_LINES))
+        )
+    for path in save_figures(reply.run.plots, figures or FIGURES):
+        aside(f"  plot saved in {path}")
+
+
+def save_figures(plots: Sequence[bytes], folder: Path) -> list[Path]:
+    """Save PNGs as figure-1.png, figure-2.png, ... in a folder, beside those that are there. Raises TwofoldError when it cannot."""
+    paths: list[Path] = []
+    try:
+        if plots:
+            folder.mkdir(parents=True, exist_ok=True)
+        number = 0
+        for plot in plots:
+            while (path := folder / f"figure-{(number := number + 1)}.png").exists():
+                pass
+            path.write_bytes(plot)
+            paths.append(path)
+    except OSError as error:
+        raise TwofoldError(f"cannot save plots in {folder} ({error.strerror}): choose another --figures") from None
+    return paths
 
 
 def printable(text: str) -> str:
@@ -207,7 +304,7 @@ def run_chat(args: argparse.Namespace) -> int:
     with contextlib.suppress(ImportError):  # not on every platform, and not needed
         import readline  # noqa: F401 - line editing and history for input()
     engine = Later(args.model)
-    settings = Request("", mode=args.mode, adapter=args.adapter, guard=args.guard)
+    settings = settings_of(args)
     print("twofold: ask about data science. /help lists commands, Ctrl-D quits.", file=sys.stderr)
     while True:
         try:
@@ -218,7 +315,8 @@ def run_chat(args: argparse.Namespace) -> int:
                 settings = obey(text, settings, engine.load)
                 continue
             text = check_question(text)
-            reply, _ = show(timed(stream(dataclasses.replace(settings, text=text), engine, sampling(args))))
+            request = dataclasses.replace(settings, text=text)
+            reply, _ = show(timed(stream(request, engine, sampling(args))), request.verify, args.figures)
             if reply and reply.text:
                 turns: tuple[Message, ...] = ({"role": "user", "content": text}, {"role": "assistant", "content": reply.text})
                 settings = dataclasses.replace(settings, history=settings.history + turns)

@@ -14,15 +14,15 @@ _PLOT = re.compile(r"(plot|chart|histogram|scatter ?plot|bar ?plot|box ?plot|hea
 _LABELS = re.compile(r"\b(title|label|legend|caption|annotat\w+|nam(e|ed) axes)", re.I)
 _STEPS = frozenset({"diff", "pct_change", "shift", "rolling", "ewm", "expanding", "corr"})
 _READS = re.compile(
-    r"\b(how many|what is|what's|which|show|list|display|print|plot|draw|histogram|chart|mean|average|median|sum|total|count|correlation"
-    r"|compare|top|largest|highest|smallest|lowest|describe|summar\w+)\b",
+    r"^\W*((please|pls|can you|could you|i want to see|give me|tell me)\W+)?(the |a )?(how many|what is|what's|what are|which"
+    r"|show|list|display|print|plot|draw|histogram|mean|average|median|sum|total|count|correlation|compare|top|largest|highest|smallest|lowest|describe)\b",
     re.I,
 )
 _CHANGES = re.compile(
     r"\b(drop|remov|delet|fill|replac|add|creat|mak|new|convert|chang|renam|sort|order|set|clean|encod|scal|standardi|normali|updat|modif"
     r"|transform|insert|assign|impute|interpolat|clip|cap|cast|parse|strip|lower|upper|round|shuffl|reset|index|in ?place|turn|store|save"
     r"|put|fix|merge|join|split|extract|bin|bucket|map|flag|mark|mask|overwrit|edit|trim|deduplicat|dedup|dummy|dummies|melt|pivot|resampl"
-    r"|without|ignor|exclud|only|keep|missing|null|nan|into|as |to |dtype|type)",
+    r"|unknown|complet|optimi|memory|downcast|without|ignor|exclud|only|keep|missing|null|nan|into|as |to |dtype|type)",
     re.I,
 )
 _DRAWERS = frozenset({"plotly", "altair", "bokeh", "folium", "plotnine", "holoviews"})

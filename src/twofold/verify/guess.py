@@ -25,6 +25,7 @@ _KIND_OF_NAME: tuple[tuple[Kind, str], ...] = (
         "binary",
         r"^(is|has|was|did)_|(churn|default|fraud|return|survived|delivered|cancel|purchased|clicked|target|label|flag|won|active|subscribed)",
     ),
+    ("float", r"(_per_|price|amount|score|value|total|income|salary|cost|pct|percent|weight|height|length|width|avg|mean)"),
     ("text", r"(comment|note|review|description|text|message|summary|tweet|body|feedback|title)"),
     ("int", r"(age|year|count|quantity|qty|number|num|rooms|visits|clicks|orders|calls|units|stock|hour|size)"),
     (
@@ -117,6 +118,11 @@ def columns_in(code: str) -> tuple[dict[str, tuple[set[str], list[str]]], set[st
             keys = (one.slice.id for one in ast.walk(tree) if isinstance(one, ast.Subscript) and isinstance(one.slice, ast.Name))
             for name in names(node.iter) if node.target.id in keys else ():
                 use(name)
+    if {"resample", "asfreq"} & {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "set_index":
+                for name in [name for argument in node.args for name in names(argument)]:
+                    use(name, "date")
     for node in ast.walk(tree):  # a Series that was given a name speaks for its column too
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in series:
             _hints(node, series[node.id], parents, use, {})
