@@ -4,6 +4,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -171,3 +172,79 @@ def test_build_lays_out_a_page_without_warnings() -> None:
     page = asyncio.run(build())  # in a running loop gradio makes none of its own, which it would never close
     assert page.title == "Data Science Notebook Assistant"
     assert page.analytics_enabled is False
+
+
+@pytest.fixture
+def _code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twofold.assistant.decide", lambda _: Route("code", "asks for code"))
+
+
+@pytest.fixture
+def frame(tmp_path: Path) -> Any:
+    path = tmp_path / "sales.csv"
+    path.write_text("region,price\nNorth,10\nSouth,20\nNorth,\n")
+    loaded, row, about = app.load_data(str(path))
+    assert (row["visible"], about) == (True, "<b>df</b> 3 rows × 2 columns: <code>region</code>, <code>price</code>")
+    return loaded
+
+
+def proved(code: str, frame: Any) -> list[tuple[Any, ...]]:
+    engine = ready(lambda *_: f"```python\n{code}\n```")
+    return list(app.answer(engine, "price by region", [], (), "auto", True, 6, "auto", True, frame))
+
+
+@pytest.mark.usefixtures("_code")
+def test_verified_answers_carry_their_steps_plot_and_seconds(frame: Any) -> None:
+    steps = proved("df['prise'].plot(title='Prices')", frame)
+    assert any("verifying" in status for *_, status in steps)
+    *_, (_, shown, turns, _, _) = steps
+    drawn = shown[-1]["content"].value
+    assert shown[-2]["content"] == "```python\ndf['price'].plot(title='Prices')\n```"
+    assert turns[-1]["content"] == shown[-2]["content"]
+    assert drawn.count("class='passed'") == 5
+    assert "Repaired: column &#x27;prise&#x27;" in drawn
+    assert "src='data:image/png;base64," in drawn
+    assert "ran on your data in" in drawn
+
+
+@pytest.mark.usefixtures("_code")
+def test_a_failed_rung_tells_its_reason_and_line(frame: Any) -> None:
+    *_, (_, shown, _, _, _) = proved("df['<script>'].sum()", frame)
+    drawn = shown[-1]["content"].value
+    assert "class='failed'" in drawn
+    assert drawn.count("class='open'") == 3
+    assert "<script>" not in drawn
+    assert "<pre class='line'><b>1</b>" in drawn
+
+
+@pytest.mark.usefixtures("_code")
+def test_results_are_text_or_a_table(frame: Any) -> None:
+    *_, (_, shown, _, _, _) = proved("out = df.groupby('region').sum()\nout", frame)
+    assert "<caption>out: 2 × 1</caption>" in shown[-1]["content"].value
+    *_, (_, shown, _, _, _) = proved("print('<b>')\ndf['price'].sum() / 7", frame)
+    assert "&lt;b&gt;" in shown[-1]["content"].value
+    assert "4.28" in shown[-1]["content"].value
+    assert (app.short("391.40393939"), app.short("1.5"), app.short("v1.2.3.4.5")) == ("391.404", "1.5", "v1.2.3.4.5")
+
+
+def test_explanations_have_no_steps(frame: Any) -> None:
+    engine = ready(lambda *_: "A mean is a sum divided by a count.")
+    *_, (_, shown, _, _, _) = app.answer(engine, "what is a mean", [], (), "auto", True, 6, "auto", True, frame)
+    assert shown[-1]["content"] == "A mean is a sum divided by a count."
+
+
+@pytest.mark.parametrize(("level", "on"), [("strong", True), ("medium", False), ("weak", False)])
+def test_the_switch_is_on_where_the_sandbox_is_strong(level: str, on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twofold.sandbox.level", lambda: level)
+    switch = app.level_of_sandbox()
+    assert (switch["value"], switch["label"]) == (on, f"Verify ({level})")
+    assert app.warn(True)["visible"] is not on
+    assert app.warn(False)["visible"] is False
+
+
+def test_a_file_that_is_no_table_is_said(tmp_path: Path) -> None:
+    (tmp_path / "bad.parquet").write_bytes(b"<script>")
+    loaded, row, about = app.load_data(str(tmp_path / "bad.parquet"))
+    assert (loaded, row["visible"]) == (None, True)
+    assert "cannot read bad.parquet" in about
+    assert "<script>" not in about

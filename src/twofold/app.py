@@ -3,6 +3,7 @@
 Nothing is shared between visitors but the engine; each conversation lives in its own page's state. No request leaves this machine.
 """
 
+import base64
 import html
 import ipaddress
 import logging
@@ -11,6 +12,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,10 @@ from typing import Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it while it is imported
 import gradio as gr
 
+from twofold import notebook, sandbox
 from twofold.assistant import check_question, stream
 from twofold.engines.later import Later
-from twofold.status import pace, timed
+from twofold.status import ladder, pace, timed
 from twofold.types import Message, Mode, Reply, Request, TwofoldError
 
 TITLE = "Data Science Notebook Assistant"
@@ -39,6 +42,8 @@ ICONS = {  # 24 x 24 stroke paths, so that the chip does not speak by colour alo
     "": "M12 9a3 3 0 100 6 3 3 0 000-6z",
 }
 HINT = "here you see who answers, and why"
+MARKS = {"passed": "M5 13l5 5L20 6", "failed": "M6 6l12 12M18 6L6 18", "open": "M6 12h12"}  # a tick, a cross, a dash
+MOST_LINES, MOST_TABLES = 30, 3  # of a result, shown under an answer
 FRAME = 0.08  # seconds between two repaints of a growing answer: the page stays smooth and the model keeps its cores
 NAME_BUTTONS = """() => {
   const name = () => document.querySelectorAll("#box button").forEach((button) =>
@@ -106,7 +111,7 @@ def launch(page: gr.Blocks, host: str, port: int, auth: tuple[str, str] | None =
 def build(engine: Later) -> gr.Blocks:
     """Lay out the page and connect it to an engine, which may still be loading."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_height=True) as page:
-        turns = gr.State(())
+        turns, frame = gr.State(()), gr.State(None)
         with gr.Row(elem_id="top"):
             gr.HTML(f"<h1>{TITLE}</h1>", elem_id="title")
             model = gr.HTML(model_badge(engine), elem_id="model", js_on_load=LIVE)
@@ -138,7 +143,13 @@ def build(engine: Later) -> gr.Blocks:
         with gr.Row(elem_id="bar"):
             mode = gr.Radio([("Auto", "auto"), ("Code", "code"), ("Explain", "explain")], value="auto", label="Answer", elem_id="mode")
             guard = gr.Checkbox(True, label="Guard", elem_id="guard", info="Decline what is not data science")
+            checked = gr.Checkbox(False, label="Verify", elem_id="verify", info="Run code in the sandbox before it counts as proved")
+            upload = gr.UploadButton("Data", size="sm", elem_id="upload", variant="secondary", file_types=[".csv", ".parquet"])
             clear = gr.Button("Clear", size="sm", elem_id="clear", variant="secondary")
+        with gr.Row(elem_id="data", visible=False) as given:
+            about = gr.HTML("", elem_id="about", js_on_load=LIVE)
+            forget = gr.Button("Remove", size="sm", elem_id="forget", variant="secondary")
+        notice = gr.HTML("", elem_id="notice", visible=False, js_on_load=LIVE)
         examples = gr.Dataset(
             components=[gr.Textbox(visible=False)],
             samples=[[text] for text in EXAMPLES.values()],
@@ -162,13 +173,18 @@ def build(engine: Later) -> gr.Blocks:
                 typed = example[0]
             yield from answer(engine, typed, *rest)
 
-        inputs = [box, examples, chat, turns, mode, guard, kept, adapter]
+        inputs = [box, examples, chat, turns, mode, guard, kept, adapter, checked, frame]
         outputs = [box, chat, turns, chip, status]
         asked = gr.on(
             [box.submit, examples.click], speak, inputs, outputs, concurrency_limit=8, show_progress="hidden", api_visibility="private"
         )
         box.stop(None, cancels=[asked]).then(stopped, None, [box, status], show_progress="hidden", api_visibility="private")
         clear.click(None, cancels=[asked]).then(cleared, None, outputs, show_progress="hidden", api_visibility="private")
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        upload.upload(load_data, upload, [frame, given, about], **quiet)
+        forget.click(lambda: (None, gr.update(visible=False), ""), None, [frame, given, about], **quiet)
+        checked.input(warn, checked, notice, **quiet)
+        page.load(level_of_sandbox, None, checked, concurrency_limit=None, **quiet)
         load.click(partial(load_adapter, engine), [name, folder], [loaded, adapter], show_progress="minimal", api_visibility="private")
         page.load(None, js=NAME_BUTTONS)
         page.load(partial(watch, engine), None, [model, adapter], concurrency_limit=None, show_progress="hidden", api_visibility="private")
@@ -184,27 +200,39 @@ def answer(
     guard: bool,
     kept: float,
     adapter: str,
+    verified: bool = False,
+    frame: Any = None,
 ) -> Iterator[tuple[Any, ...]]:
-    """Answer one question as new values for box, chat, turns, chip, status. Closing it stops the engine."""
+    """Answer one question as new values for box, chat, turns, chip, status. Closing it stops the engine.
+
+    verified: code runs before it counts as proved, at whatever level the sandbox has; the switch says which. frame: the visitor's `df`.
+    """
     shown = [*shown, {"role": "user", "content": text.strip()}, {"role": "assistant", "content": ""}]
     history = turns[len(turns) - 2 * min(int(kept), len(turns) // 2) :]
     busy, idle = gr.update(submit_btn=False, stop_btn=True), gr.update(submit_btn=True, stop_btn=False)
 
-    def said(words: str) -> list[Any]:
-        return [*shown[:-1], {"role": "assistant", "content": words}]
+    def said(words: str, proof: str = "") -> list[Any]:
+        steps = [{"role": "assistant", "content": gr.HTML(proof)}] if proof else []
+        return [*shown[:-1], {"role": "assistant", "content": words}, *steps]
 
     try:
         text = check_question(text)
         yield gr.update(value="", submit_btn=False, stop_btn=True), shown, turns, gr.skip(), "…"
         request = Request(text, mode=mode, adapter=None if adapter == "auto" else adapter, guard=guard, history=history)
-        painted = 0.0
+        request = replace(request, verify=verified, consent=verified, frames=() if frame is None else (("df", frame),))
+        painted, step = 0.0, ""
         with closing(timed(stream(request, engine))) as replies:
             for reply, speed in replies:
-                if not (reply.done or time.monotonic() - painted > FRAME):
+                if not (reply.done or reply.step != step or time.monotonic() - painted > FRAME):
                     continue
-                painted = time.monotonic()
+                painted, step = time.monotonic(), reply.step
+                proof = (
+                    proof_html(reply)
+                    if verified and (reply.step or (reply.done and reply.code and reply.route.adapter != "theory"))
+                    else ""
+                )
                 now = (*turns, Message(role="user", content=text), Message(role="assistant", content=reply.text)) if reply.text else turns
-                yield (idle if reply.done else busy), said(reply.text), now, chip_for(reply), pace(reply, speed)
+                yield (idle if reply.done else busy), said(reply.text, proof), now, chip_for(reply), reply.step or pace(reply, speed)
                 while not reply.done and not engine.settled(0.5):
                     yield busy, shown, turns, gr.skip(), "waiting for the model to load"
     except TwofoldError as error:
@@ -222,6 +250,90 @@ def stopped() -> tuple[Any, ...]:
 def cleared() -> tuple[Any, ...]:
     """Return box, chat, turns, chip, status of a fresh page."""
     return gr.update(submit_btn=True, stop_btn=False), [], (), chip_html("", HINT), ""
+
+
+def level_of_sandbox() -> Any:
+    """Show the sandbox's level on the switch, and turn it on where the level is strong. The first call takes seconds."""
+    try:
+        level = sandbox.level()
+    except TwofoldError as error:
+        return gr.update(value=False, interactive=False, label="Verify: no sandbox", info=str(error))
+    return gr.update(value=level == "strong", label=f"Verify ({level})")
+
+
+def warn(verified: bool) -> Any:
+    """Say what a sandbox below "strong" means once the visitor turns it on."""
+    if not verified or (level := sandbox.level()) == "strong":
+        return gr.update(value="", visible=False)
+    return gr.update(value=f"The sandbox is only {level} on this machine: what an answer does is not fully locked in.", visible=True)
+
+
+def load_data(path: str) -> tuple[Any, ...]:
+    """Read an uploaded file as `df`; returns the frame, its row made visible, and its shape and columns or what is wrong."""
+    try:
+        frame = notebook.load(path)
+    except TwofoldError as error:
+        return None, gr.update(visible=True), html.escape(str(error))
+    names = [str(name) for name in frame.columns]
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    columns = ", ".join(f"<code>{html.escape(notebook.safe_name(name).strip(chr(34)))}</code>" for name in names[:12])
+    return frame, gr.update(visible=True), f"<b>df</b> {len(frame):,} rows × {len(names)} columns: {columns}{more}"
+
+
+def proof_html(reply: Reply) -> str:
+    """Draw the ladder under an answer: each rung with its state and reason, what was repaired, then result, tables and plots of the run."""
+    steps = []
+    for rung, state, reason in () if reply.step and not reply.failed else ladder(reply):
+        mark = f"<svg viewBox='0 0 24 24' aria-hidden='true'><path d='{MARKS[state]}'/></svg>"
+        told = {"passed": "passed", "failed": "failed", "open": "not run"}[state]
+        why = f"<small>{html.escape(reason)}</small>" if reason else ""
+        steps.append(f"<li class='{state}' title='{told}'>{mark}<span>{rung}<span class='sr'> {told}</span>{why}</span></li>")
+    parts = [f"<ol class='steps'>{''.join(steps)}</ol>"] if steps else []
+    lines = reply.code.splitlines()
+    if reply.failed and 0 < reply.line <= len(lines):
+        parts.append(f"<pre class='line'><b>{reply.line}</b> {html.escape(lines[reply.line - 1].strip()[:200])}</pre>")
+    if reply.repairs:
+        parts.append(f"<p class='mended'>Repaired: {html.escape('; '.join(reply.repairs))}</p>")
+    if reply.step:
+        parts.append(f"<p class='doing'><span class='dot loading'></span>{html.escape(reply.step)} …</p>")
+    elif reply.run is not None and reply.run.ok:
+        parts += results(reply)
+    return f"<div class='proof'>{''.join(parts)}</div>"
+
+
+def results(reply: Reply) -> Iterator[str]:
+    """Draw what a run left: its plots, what it printed and its last value, the tables that it made, its seconds."""
+    run = reply.run
+    if run is None:
+        return
+    for number, plot in enumerate(run.plots, 1):
+        yield f"<img alt='Plot {number} of the answer' src='data:image/png;base64,{base64.b64encode(plot).decode()}'>"
+    result = ""
+    tables: tuple[sandbox.Table, ...] = ()
+    if isinstance(run, sandbox.Outcome):
+        result = "" if run.plots and run.result.startswith(("<", "array([<", "[<")) else run.result
+        last = reply.code.rstrip().rpartition("\n")[2]
+        tables = tuple(table for table in run.frames if not result or last in (table.name, f"{table.name}.head()"))[:MOST_TABLES]
+        result = "" if tables else result
+    if said := "\n".join(filter(None, (run.stdout.strip(), result))):
+        kept = said.splitlines()
+        more = f"\n... {len(kept) - MOST_LINES} lines more" if len(kept) > MOST_LINES else ""
+        yield f"<pre tabindex='0'>{html.escape(chr(10).join(kept[:MOST_LINES]) + more)}</pre>"
+    for table in tables:
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in ("", *table.columns))
+        body = "".join(f"<tr>{''.join(f'<td>{html.escape(short(cell))}</td>' for cell in row)}</tr>" for row in table.head)
+        size = f"{html.escape(table.name)}: {table.shape[0]:,} × {table.shape[1]}"
+        yield f"<div class='table' tabindex='0'><table><caption>{size}</caption><tr>{head}</tr>{body}</table></div>"
+    data = "your data" if "ran on your data" in reply.proof else "made-up data"
+    yield f"<p class='ran'>ran on {data} in {run.seconds:.2f} s, sandbox {html.escape(run.level)}</p>"
+
+
+def short(cell: str) -> str:
+    """A cell with a long fraction, to six digits."""
+    try:
+        return f"{float(cell):.6g}" if "." in cell and len(cell) > 8 else cell
+    except ValueError:
+        return cell
 
 
 def load_adapter(engine: Later, name: str, folder: str) -> tuple[Any, ...]:

@@ -222,3 +222,41 @@ def test_nothing_is_cut_off(page: Any, width: int) -> None:
         assert box["y"] + box["height"] <= 800
     assert page.locator("#chip [aria-live=polite]").count() == 1
     assert not page.locator("footer").is_visible()
+
+
+def test_verified_code_shows_its_steps_and_its_plot(ready: Any, tmp_path: Path) -> None:
+    page = ready
+    playwright.expect(page.locator("#verify")).to_contain_text("Verify (", timeout=WAIT)
+    if not page.locator("#verify input").is_checked():
+        page.locator("#verify input").check()
+    (tmp_path / "shop.csv").write_text("region,sales\nNorth,10\nSouth,20\n")
+    page.locator("input[type=file]").first.set_input_files(tmp_path / "shop.csv")
+    playwright.expect(page.locator("#about")).to_contain_text("2 rows × 2 columns", timeout=WAIT)
+    send(page, "How do I plot the mean of sales per region as a bar chart with pandas?")
+    finished(page, "CODE")
+    steps = page.locator("#chat .proof .steps li")
+    playwright.expect(steps).to_have_count(5, timeout=WAIT)
+    assert page.locator("#chat .proof .steps li.passed").count() == 5
+    plot = page.locator("#chat .proof img")
+    plot.wait_for()
+    assert plot.evaluate("image => image.naturalWidth") > 100
+    playwright.expect(page.locator("#chat .ran")).to_contain_text("your data")
+    for width in (390, 1600):
+        page.set_viewport_size({"width": width, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for part in ("#verify", "#upload", "#clear", "#about"):
+            box = page.locator(part).bounding_box()
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width
+    page.locator("#forget").click()
+    playwright.expect(page.locator("#about")).to_be_hidden()
+
+
+def test_verify_can_be_turned_off(ready: Any) -> None:
+    page = ready
+    playwright.expect(page.locator("#verify")).to_contain_text("Verify (", timeout=WAIT)
+    page.locator("#verify input").uncheck()
+    send(page, "How do I plot the mean of sales per region as a bar chart with pandas?")
+    finished(page, "CODE")
+    page.wait_for_timeout(500)
+    assert page.locator("#chat .proof").count() == 0
