@@ -1,5 +1,7 @@
 """The table of renamed APIs: each entry that can be planted is planted, and the rest of the code stays byte for byte."""
 
+from pathlib import Path
+
 import pytest
 
 from twofold.verify import names, repair
@@ -50,7 +52,7 @@ RUN_ERRORS = [
     ('s.resample("Q-DEC").sum()', "ValueError: Invalid frequency: Q-DEC. Failed", 1, '"QE-DEC"'),
     ("OneHotEncoder(sparse=False)", "OneHotEncoder.__init__() got an unexpected keyword argument 'sparse'", 1, "sparse_output=False"),
     (
-        "LogisticRegression(multi_class='ovr', C=1)",
+        "LogisticRegression(multi_class='auto', C=1)",
         "LogisticRegression.__init__() got an unexpected keyword argument 'multi_class'",
         1,
         "(C=1)",
@@ -161,7 +163,25 @@ def test_what_fits_no_entry_is_left_alone() -> None:
     assert repair.for_fault("foo()", names.Fault("name", "foo", 1, ""), {}) is None
 
 
+def test_leaving_an_argument_out_never_changes_the_model() -> None:
+    error = "TypeError: LogisticRegression.__init__() got an unexpected keyword argument 'multi_class'"
+    assert repair.for_error("LogisticRegression(multi_class='ovr')", error, 1, {}) is None
+
+
+def test_every_new_name_is_installed_and_no_old_one_is_taken_from_code_that_works() -> None:
+    pytest.importorskip("statsmodels")
+    for change in repair.TABLE:
+        if change.form == "name" and change.new.partition(".")[0] in names.LIBRARIES:
+            assert names.exists(change.new), change.new
+
+
 def test_every_entry_names_its_source() -> None:
     assert all(any(letter.isdigit() for letter in one.source) for one in repair.TABLE)
     assert {one.old for one in repair.TABLE if one.form == "call"} == set(repair.CALLS)
     assert len({(one.form, one.old) for one in repair.TABLE}) == len(repair.TABLE)
+
+
+def test_the_documentation_shows_the_table_as_it_is() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "verification.md").read_text(encoding="utf-8")
+    shown = page.partition("repair.table -->\n")[2].partition("\n<!-- end of repairs -->")[0]
+    assert shown == repair.table(), "write it anew with twofold.verify.repair.table"

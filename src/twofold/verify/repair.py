@@ -517,6 +517,8 @@ def _applied(source: _Source, change: Change, error: str, line: int) -> Fixed | 
                 if keyword.arg == argument and callee in ("*", _called(call)):
                     start = source.span(keyword)[0]
                     if not change.new:
+                        if isinstance(keyword.value, ast.Constant) and keyword.value.value == "ovr":
+                            return None  # one model a class is another model than the one that leaving it out would fit
                         edit = _without(source, call, keyword)
                     elif "=" in change.new:
                         edit = _Edit(*source.span(keyword), change.new)
