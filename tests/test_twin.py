@@ -120,3 +120,11 @@ def test_odd_frames_have_twins_too() -> None:
     assert of(pd.DataFrame({"x": [None, None]}))["x"].isna().all()
     assert isinstance(of(dated).index, pd.DatetimeIndex)
     assert of(dated).index.name == "day"
+
+
+def test_values_that_no_range_holds_are_drawn_too() -> None:
+    frame = pd.DataFrame({"inf": [1.5, float("inf"), -float("inf"), 2.5] * 20, "hash": [2**63 - 1, -(2**63) + 1, 5, 7] * 20})
+    frame["wide"] = [(-1) ** n * (2**62 + n) for n in range(80)]
+    made = of(frame)
+    assert (made.dtypes == frame.dtypes).all()
+    assert len(made) == 200

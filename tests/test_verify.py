@@ -94,6 +94,10 @@ def test_a_failure_on_the_users_own_data_is_told() -> None:
     assert climb("df['price'].str.replace(' EUR', '').astype(int).sum()", "sum of price", (("df", broken),)).failed
 
 
+def test_frames_with_names_that_no_code_can_say_are_left_out() -> None:
+    assert climb("df['price'].mean()", "mean price", (*DF, ("class", FRAME), ("my frame", FRAME))).passed == RUNGS
+
+
 def test_the_failing_line_is_that_of_the_answer() -> None:
     verdict = climb("x = 1\n\nvalues = df['price'].foo()", "mean price", DF)
     assert verdict.line == 3

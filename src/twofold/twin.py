@@ -133,7 +133,12 @@ def of(frame: Any, rows: int = ROWS, seed: int = 0, *, traps: bool = True) -> An
         if isinstance(index, pd.DatetimeIndex) and (step := _step(frame.index)) is not None:
             index = pd.date_range(index[0], periods=rows, freq=step, unit=frame.index.unit)
         index = index.rename(frame.index.name)
-    data = {name: _draw(frame[name], rows, rng, latent, traps) for name in frame.columns}
+    data: dict[Any, Any] = {}
+    for name in frame.columns:
+        try:
+            data[name] = _draw(frame[name], rows, rng, latent, traps)
+        except (ValueError, TypeError, OverflowError, NotImplementedError):  # values that no range holds, such as 64-bit hashes
+            data[name] = frame[name].iloc[rng.integers(0, len(frame), rows)]
     return pd.DataFrame({name: series.array for name, series in data.items()}, index=index)
 
 
@@ -188,6 +193,7 @@ def _numbers(known: Any, different: int, rows: int, unit: Any, traps: bool) -> A
     import numpy as np
     import pandas as pd
 
+    known = known[np.isfinite(known)]
     if different <= min(20, max(2, len(known) // 3)):
         levels = np.sort(known.unique())
         drawn = levels[np.minimum((unit * len(levels)).astype(int), len(levels) - 1)]

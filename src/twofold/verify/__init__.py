@@ -13,6 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def climb(code: str, question: str, frames: Frames = (), notebook: str = "", *, 
     """
     done: tuple[str, ...] = ()
     seen = {code}
-    verdict = _attempt(code, question, frames, notebook, run)
+    first = verdict = _attempt(code, question, frames, notebook, run)
     while verdict.failed and len(done) < MOST_REPAIRS:
         fixed = _repaired(verdict, question, frames, notebook)
         if fixed is None or fixed.code in seen:
@@ -78,7 +79,6 @@ def climb(code: str, question: str, frames: Frames = (), notebook: str = "", *, 
         done = (*done, fixed.words)
         verdict = _attempt(fixed.code, question, frames, notebook, run)
     if verdict.failed and done:  # half a repair that leads nowhere is no repair: show what was written
-        first = _attempt(code, question, frames, notebook, run)
         return first if len(verdict.passed) <= len(first.passed) else replace(verdict, repairs=done)
     return replace(verdict, repairs=done)
 
@@ -249,7 +249,7 @@ def _others(
 def _go(code: str, tree: ast.Module, frames: Frames, others: Mapping[str, Any], variant: int = 0, more: Sequence[str] = ()) -> _Went:
     """One run: frames by name, files that the code reads, the answer, then the facts."""
     every = {**dict(frames), **others}
-    shaped = {name: frame for name, frame in every.items() if name.isidentifier()}
+    shaped = {name: frame for name, frame in every.items() if name.isidentifier() and not iskeyword(name)}
     whole = next(iter([*dict(frames).values(), *others.values()]), None)
     with tempfile.TemporaryDirectory(prefix="twofold-inputs-") as folder:
         paths, prepare = inputs.write(tree, code, whole, Path(folder), variant, more)
