@@ -10,8 +10,8 @@ _BOTTOM = re.compile(r"\b(bottom|smallest|lowest|cheapest|least)\b", re.I)
 _EITHER = re.compile(
     r"\b(worst|best|rank|ranking|earliest|latest|oldest|newest|youngest|fastest|slowest|recent|first|last|except|but|not|negative)\b", re.I
 )
-_PLOT = re.compile(r"(plot|chart|histogram|scatter ?plot|bar ?plot|box ?plot|heat ?map|pie chart|violin ?plot)\b", re.I)
-_LABELS = re.compile(r"\b(title|label|legend|caption|annotat\w+|nam(e|ed) axes)", re.I)
+_PLOT = re.compile(r"(plot|chart|histogram|scatter ?plot|bar ?plot|box ?plot|heat ?map|pie chart|violin ?plot)\b(?!-)", re.I)
+_LABELS = re.compile(r"\b(title|legend|caption|annotat\w+|axis labels?|label(led)? (the )?(both )?ax[ei]s)\b", re.I)
 _STEPS = frozenset({"diff", "pct_change", "shift", "rolling", "ewm", "expanding", "corr"})
 _READS = re.compile(
     r"^\W*((please|pls|can you|could you|i want to see|give me|tell me)\W+)?(the |a )?(how many|what is|what's|what are|which"
@@ -20,7 +20,7 @@ _READS = re.compile(
 )
 _CHANGES = re.compile(
     r"\b(drop|remov|delet|fill|replac|add|creat|mak|new|convert|chang|renam|sort|order|set|clean|encod|scal|standardi|normali|updat|modif"
-    r"|transform|insert|assign|impute|interpolat|clip|cap|cast|parse|strip|lower|upper|round|shuffl|reset|index|in ?place|turn|store|save"
+    r"|transform|insert|assign|imput|interpolat|clip|cap|cast|parse|strip|lower|upper|round|shuffl|reset|index|in ?place|turn|store|save"
     r"|put|fix|merge|join|split|extract|bin|bucket|map|flag|mark|mask|overwrit|edit|trim|deduplicat|dedup|dummy|dummies|melt|pivot|resampl"
     r"|unknown|complet|optimi|memory|downcast|without|ignor|exclud|only|keep|missing|null|nan|into|as |to |dtype|type)",
     re.I,

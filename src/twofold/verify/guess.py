@@ -35,7 +35,8 @@ _KIND_OF_NAME: tuple[tuple[Kind, str], ...] = (
     ),
 )
 _NUMERIC = frozenset({
-    "mean", "median", "std", "var", "quantile", "hist", "corr", "cov", "skew", "kurt", "clip", "cumsum", "cumprod", "rolling", "ewm",
+    "mean", "median", "std", "var", "quantile", "hist", "corr", "cov", "skew", "kurt", "clip", "cumsum", "cumprod", "rolling", "expanding",
+    "ewm",
     "diff", "pct_change", "round", "between", "abs", "prod", "sum", "autocorr", "interpolate", "nlargest", "nsmallest", "sub", "add",
     "mul", "div", "pow", "gt", "lt", "ge", "le",
 })  # fmt: skip
@@ -348,14 +349,14 @@ def _column(name: str, dtype: str, use: tuple[set[str], list[str]] | None, class
             else "float"
         )
     elif "difference" in kinds:
-        kind = "date" if word == "date" or variant == 4 else "float"
+        kind = "date" if (word == "date" and variant not in (2, 3)) or variant == 4 else "float"
     elif "key" in kinds:
         kind = "binary" if word == "binary" or variant in (3, 5) else "date" if variant == 2 and word == "date" else "cat"
     elif variant in (0, 1, 2):
         kind = word or "float"
         kind = "float" if variant == 2 and kind in ("cat", "text", "date") else kind
     else:
-        kind = {3: "float", 4: "cat", 5: "binary", 6: "date"}[variant]  # type: ignore[assignment]
+        kind = {3: "float", 4: "cat", 5: "binary", 6: "date", 7: "text"}[variant]  # type: ignore[assignment]
     nulls = 0.06 if missing and kind in ("float", "cat", "text", "date", "datestr") and (not dtype or kind != "date") else 0.0
     if kind == "cat":
         return Column(
@@ -375,7 +376,7 @@ def _column(name: str, dtype: str, use: tuple[set[str], list[str]] | None, class
     return Column(name, kind, nulls=nulls)
 
 
-VARIANTS = 7
+VARIANTS = 8
 """How many twins `guess` knows: 0 with traps, then without; 2 adds columns of every kind, the rest choose anew what is left open."""
 
 
