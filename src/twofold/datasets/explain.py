@@ -1,0 +1,104 @@
+"""What a concept card can be asked, and the explanation that answers it."""
+
+import random
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from twofold.datasets.phrases import CUES, QUESTIONS
+from twofold.datasets.rows import Card
+
+# What an answer to each kind of question is made of, in order; a "?" part joins every other time.
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "what": ("definition", "how", "why?", "example?"),
+    "why": ("definition", "why", "pitfall?"),
+    "how": ("definition", "how", "example?"),
+    "when": ("definition", "when", "pitfall?"),
+    "versus": ("versus", "definition"),
+    "pitfalls": ("definition", "pitfalls", "when?"),
+    "formula": ("definition", "formula", "example"),
+    "example": ("definition", "example", "why?"),
+    "misconception": ("truth", "definition", "how?"),
+    "simple": ("intuition", "definition", "example?"),
+    "short": ("definition",),
+    "interview": ("definition", "how", "when", "pitfall"),
+    "any": ("definition", "how", "when?", "pitfall?"),
+}
+LONG = 110  # words; the last part of a longer answer is a paragraph of its own
+
+
+class Question(NamedTuple):
+    """A question about a card, its kind (a key of PARTS), and parts of the answer beyond the card's own."""
+
+    text: str
+    kind: str
+    extra: dict[str, str]
+
+
+def sections(card: Card, rng: random.Random | None = None) -> dict[str, str]:
+    """One paraphrase of each part of a card; the first ones without an rng."""
+    pick = (lambda options: options[0]) if rng is None else rng.choice
+    worded = ("definition", "intuition", "how", "why", "when", "example")
+    parts = {name: pick(getattr(card, name)) for name in worded if getattr(card, name)}
+    parts |= {"pitfalls": " ".join(card.pitfalls), "pitfall": pick(card.pitfalls)}
+    return parts | ({"formula": card.formula} if card.formula else {})
+
+
+def answer_of(kind: str, parts: Mapping[str, str], rng: random.Random) -> str:
+    """The reference explanation for a kind of question, from a card's parts."""
+    used = []
+    for part in PARTS[kind]:
+        name = part.rstrip("?")
+        if name in parts and not (part.endswith("?") and rng.random() < 0.5):
+            used.append(parts[name])
+    if len(used) > 2 and sum(len(one.split()) for one in used) > LONG:
+        return " ".join(used[:-1]) + "\n\n" + used[-1]
+    return " ".join(used)
+
+
+def understood(ask: str, card: Card) -> Question:
+    """What a hand-written ask wants, by its words."""
+    low = ask.lower()
+    rest = low
+    for name in sorted(card.names, key=len, reverse=True):  # "leaky ReLU" does not speak of ReLU
+        rest = rest.replace(name.lower(), " ")
+    for one in card.versus:
+        other = one["other"].lower()
+        if any(word in rest for word in (other, *[part for part in other.split() if len(part) > 5])):
+            return Question(ask, "versus", {"versus": one["text"]} if one["text"] else {})
+    found = (kind for kind, pattern in CUES.items() if re.search(pattern, low) and (kind != "formula" or card.formula))
+    return Question(ask, next(found, "any"), {})
+
+
+def worded(card: Card, rng: random.Random) -> Question:
+    """A question about a card in one of the wordings that every card can wear."""
+    has = {"versus": card.versus, "misconception": card.misconceptions, "formula": card.formula}
+    kind = rng.choice([*(kind for kind in QUESTIONS if has.get(kind, True)), "what", "what", "how", "simple", "any"])
+    text = rng.choice(QUESTIONS["what" if kind == "any" else kind])
+    names = [name for name in card.names if len(name) > 1]
+    text = text.replace("{name}", rng.choice([names[0], names[0], *names]))
+    if kind == "versus":
+        one = rng.choice(card.versus)
+        return Question(text.replace("{other}", one["other"]), kind, {"versus": one["text"]})
+    if kind == "misconception":
+        one = rng.choice(card.misconceptions)
+        no = rng.choice(("No. ", "Not quite. ", "That is a common misconception. ", ""))
+        return Question(text.replace("{claim}", one["claim"].rstrip(".")), kind, {"truth": no + one["truth"]})
+    return Question(text, kind, {})
+
+
+def renaming(card: Card, fresh: str) -> Callable[[str], str]:
+    """A function that calls a card's concept by another name wherever a text speaks of it."""
+    names = sorted((name for name in card.names if len(name) > 3 or name.isupper()), key=len, reverse=True)
+    if not names:
+        return lambda text: text
+    pattern = re.compile(r"(?<!\w)(" + "|".join(re.escape(name) for name in names) + r")(?!\w)", re.I)
+
+    def swap(text: str) -> str:
+        def name(found: re.Match[str]) -> str:
+            before = text[: found.start()]
+            return fresh.capitalize() if not before or before.endswith((". ", "\n", ": ")) else fresh
+
+        return pattern.sub(name, text)
+
+    return swap
