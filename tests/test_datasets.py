@@ -2,11 +2,13 @@ import random
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from twofold.datasets import build, check, rows
+from twofold import prompts
+from twofold.datasets import build, check, near, rows
 from twofold.datasets.rows import Card, Frame, Intent
 from twofold.types import TwofoldError
 
@@ -34,18 +36,13 @@ def data() -> dict[str, list[Row]]:
     return {name: rows.read(rows.ROOT / "data" / name) for name in (*CODE, *THEORY)}
 
 
-def asked(row: Row) -> list[str]:
-    """Every user turn, without its notebook block."""
-    texts = [turn["content"] for turn in row["messages"] if turn["role"] == "user"]
-    return [text.partition("\n\n")[2] if text.startswith("Notebook:\n") else text for text in texts]
-
-
 # --- sources
 
 
 def test_every_source_is_clean(intents: list[Intent], cards: list[Card]) -> None:
     assert [f"{one.id}: {fault}" for one in intents for fault in check.lint_intent(one)] == []
     assert [f"{one.id}: {fault}" for one in cards for fault in check.lint_card(one)] == []
+    assert [f"{one.id}: {fault}" for one in (*intents, *cards) for fault in check.lint_languages(one)] == []
 
 
 def test_ids_are_unique_and_the_held_out_exist(intents: list[Intent], cards: list[Card]) -> None:
@@ -61,6 +58,28 @@ def test_lint_tells_what_is_missing(intents: list[Intent], cards: list[Card]) ->
     assert len(check.lint_intent(poor)) == 4
     wrong = replace(cards[0], definition=cards[0].definition[:1], must_not=(r"\w",), must=("never-said",), names_in={})
     assert len(check.lint_card(wrong)) == 1 + 1 + 1 + 1 + 7
+
+
+def test_lint_knows_the_scripts(intents: list[Intent]) -> None:
+    assert check.speaks("plot 平均", "zh")
+    assert check.speaks("平均を描く df", "ja")
+    assert not check.speaks("平均を描く", "zh")
+    assert not check.speaks("औसत", "en")
+    assert not check.speaks("平均", "hi")
+    poor = replace(intents[0], asks_in={"zh": ("plot", "draw"), "hi": ("औसत",), "es": ("media", "平均")})
+    assert len(check.lint_languages(poor)) == 3
+
+
+def test_no_wording_kept_for_evaluation_can_be_drawn_in_training(intents: list[Intent], cards: list[Card]) -> None:
+    assert list(map(str, check.source_leaks(intents, cards))) == []
+
+
+def test_a_kept_wording_that_training_could_draw_is_a_leak(intents: list[Intent], cards: list[Card]) -> None:
+    intent = next(one for one in intents if one.id not in build.heldout() and "df" in one.slots)
+    card = next(one for one in cards if one.id not in build.heldout())
+    told = replace(intent, asks=(*intent.asks[:-1], "pls " + intent.asks[0]))
+    asked = replace(card, asks=(*card.asks[:-1], f"what's {card.names[0]}?"))
+    assert [leak.held.source for leak in check.source_leaks([told], [asked])] == [intent.id, card.id]
 
 
 def test_a_broken_source_is_named(tmp_path: Any) -> None:
@@ -156,13 +175,11 @@ def test_files_are_what_build_writes(data: dict[str, list[Row]]) -> None:
         assert [row["id"] for row in built if row != kept.get(row["id"])] == [], "stale: run `twofold data build`"
 
 
-def test_roles_alternate_and_ids_are_unique(data: dict[str, list[Row]]) -> None:
-    for name, found in data.items():
-        assert len({row["id"] for row in found}) == len(found)
-        for row in found:
-            roles = [turn["role"] for turn in row["messages"]]
-            assert roles in (["system", "user", "assistant"], ["system", "user", "assistant", "user", "assistant"]), (name, row["id"])
-            assert all(turn["content"].strip() for turn in row["messages"]), (name, row["id"])
+def test_rows_are_well_formed_and_ids_are_unique(data: dict[str, list[Row]]) -> None:
+    for adapter, names in check.PAIRS.items():
+        assert check.doubles([row for name in names for row in data[name]]) == []
+        faults = [(row["id"], fault) for name in names for row in data[name] for fault in check.lint_row(row, adapter)]
+        assert [one for one in faults if one[0].startswith("eval") or not one[1].startswith("must")] == []  # rubrics count in evaluation
 
 
 def test_nothing_held_out_is_trained_on(data: dict[str, list[Row]], cards: list[Card]) -> None:
@@ -176,13 +193,51 @@ def test_nothing_held_out_is_trained_on(data: dict[str, list[Row]], cards: list[
         assert all((row["slice"] == "heldout") == (row["source"].partition(":")[2] in frozen) for row in data[name])
 
 
-def test_no_evaluation_question_is_trained_on(data: dict[str, list[Row]]) -> None:
+def test_no_evaluation_question_is_trained_on(data: dict[str, list[Row]], known: Mapping[str, Frame]) -> None:
     for train, held in (CODE, THEORY):
-        seen = set()
-        for text in (text for row in data[train] for text in asked(row)):
-            parts = text.split("\n\n")
-            seen |= {"\n\n".join(parts[at:]) for at in range(len(parts))}  # the question is what follows the notes
-        assert [row["id"] for row in data[held] if asked(row)[0] in seen] == []
+        assert list(map(str, near.leaks(near.asked(data[held], known), near.asked(data[train], known)))) == []
+
+
+def code_row(**changes: Any) -> Row:
+    """A good row of code."""
+    proof = {"test": "assert _last == 2", "frames": {}, "files": {}}
+    turns = [*prompts.compose("code", "one and one"), {"role": "assistant", "content": "```python\n1 + 1\n```"}]
+    return {"id": "a", "messages": turns, "source": "intent:x", "check": proof, **changes}
+
+
+def test_a_row_s_form_is_held_to_the_rules() -> None:
+    good = code_row()
+    system, user, answer = good["messages"]
+    assert check.lint_row(good, "code") == []
+    theory = [*prompts.compose("theory", "mean?"), {"role": "assistant", "content": "The mean is the sum by the count."}]
+    rubric = code_row(messages=theory, check={"must": ["sum"], "must_not": ["product"], "kind": "what"})
+    assert check.lint_row(rubric, "theory") == []
+    wrong = [
+        ("roles", code_row(messages=[system, answer, user]), "code"),
+        ("roles", code_row(messages=good["messages"][1:]), "code"),
+        ("empty user", code_row(messages=[system, {**user, "content": " "}, answer]), "code"),
+        ("system text", code_row(messages=[{**system, "content": "Hi."}, user, answer]), "code"),
+        ("one Python block", code_row(messages=[system, user, {**answer, "content": "Sure: ```python\n1 + 1\n```"}]), "code"),
+        ("question of", code_row(messages=[system, {**user, "content": "x" * 2_000}, answer]), "code"),
+        ("answer of 3 ", code_row(messages=[theory[0], user, {**answer, "content": "Yes"}], check={"must": [], "must_not": []}), "theory"),
+        ("in another script", code_row(messages=[system, {**user, "content": "平均を描く"}, answer], slice="es"), "code"),
+        ("must 'median'", {**rubric, "check": {"must": ["median"], "must_not": []}}, "theory"),
+        ("must_not 'SUM'", {**rubric, "check": {"must": [], "must_not": ["SUM"]}}, "theory"),
+    ]
+    for fault, row, adapter in wrong:
+        found = check.lint_row(row, adapter)
+        assert len(found) == 1, (fault, found)
+        assert fault in found[0]
+
+
+def test_doubles_are_named() -> None:
+    other = code_row(id="b", messages=[*code_row()["messages"][:2], {"role": "assistant", "content": "```python\n2\n```"}])
+    assert check.doubles([code_row(), other]) == []
+    assert check.doubles([code_row(), code_row(id="c"), other, other]) == [
+        "c: the same conversation as a",
+        "b: id used twice",
+        "b: the same conversation as b",
+    ]
 
 
 # --- execution
@@ -224,3 +279,34 @@ def test_a_subtly_wrong_solution_is_caught(intents: list[Intent], known: Mapping
 def test_an_endless_row_is_killed() -> None:
     name, failure = check._run_forked((check.Task("endless", "while True: pass", "", ()), 1.0))
     assert (name, failure) == ("endless", "killed by signal 14 (limit 1 s)")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_what_passed_is_not_run_again(tmp_path: Path) -> None:
+    passed = tmp_path / "deep" / "passed.txt"
+    tasks = check.row_tasks([code_row(), code_row(id="b", check={"test": "assert _last == 3", "frames": {}, "files": {}})], {})
+    failed, ran = check.run(tasks, 1, passed)
+    assert (set(failed), ran) == ({"b"}, 2)
+    assert check.run([replace(task, name=f"{task.name}2") for task in tasks], 1, passed)[1] == 1
+    assert check.run(tasks, 1, None)[1] == 2
+    assert check.run(tasks[:1], 1, passed) == ({}, 0)
+    assert check.digest(tasks[0]) != check.digest(replace(tasks[0], files=(("a.csv", "df"),)))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_check_counts_the_faults_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(rows, "intents", list)
+    monkeypatch.setattr(rows, "cards", list)
+    answer = {"role": "assistant", "content": "```python\n1 + 2\n```"}
+    question = {"role": "user", "content": "please one and one thanks"}
+    system = code_row()["messages"][0]
+    rows.write(tmp_path / "train.jsonl", [code_row(), code_row(id="b", messages=[*code_row()["messages"][:2], answer])])
+    rows.write(tmp_path / "eval.jsonl", [code_row(id="c", messages=[system, question, code_row()["messages"][2]], slice="known")])
+    config = check.Config(folder=str(tmp_path), passed=str(tmp_path / "passed.txt"), jobs=1)
+    assert check.main(config) == 2
+    out = capsys.readouterr().out
+    assert "c: leak: 'please one and one thanks' is near 'one and one' of a" in out
+    assert "b: check line 1: AssertionError" in out
+    assert "3 pieces of code, 3 run now, 1 failed, 2 faults" in out
+    assert check.main(check.Config(folder=str(tmp_path), passed=str(tmp_path / "passed.txt"), jobs=1, only="a")) == 0
+    assert "1 pieces of code, 0 run now" in capsys.readouterr().out
