@@ -126,6 +126,21 @@ def test_shape_keeps_filler_and_hides_the_rest(classifier: classify.Classifier) 
     assert classifier.shape("is the qwxz ok") != classifier.shape("is the histogram ok")
 
 
+def test_mixes_name_one_cell_of_each_table_and_shares_stay_in_bounds() -> None:
+    listed = [["histogram"], [], ["cake", "dog"], [], [], [], [], ["cake"]]
+    cells, shares = classify._mixes(listed, 9)
+    assert [cell < bound for cell, bound in zip(cells, (27, 63, 75), strict=True)] == [True] * 3
+    assert cells[0] < 27 <= cells[1] < 63 <= cells[2] < classify.MIXES
+    assert shares == [1 / 12, 0.0, 2 / 12, 1 / 12, 9 / 12]
+    assert classify._mixes([[]] * 8, 0) == ([0, 27, 63], [0.0] * 5)
+
+
+def test_columns_end_with_those_beside_the_grams(classifier: classify.Classifier) -> None:
+    columns, values = classifier.columns("my cat ate the histogram")
+    assert len(columns) == len(values) == len(set(columns))
+    assert max(columns) == classifier.weights.shape[1] - 1
+
+
 def test_long_text_is_quick(classifier: classify.Classifier) -> None:
     text = "plot the mean of x1 by group, please! " * 5300
     assert len(text) > 200_000

@@ -17,7 +17,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -40,12 +40,14 @@ GRAM_SHARE, SHAPE_SHARE = 0.5, 0.5
 """How much the character n-grams of a prompt, and its shape, weigh against its words."""
 LONGEST, LONGEST_WIDE = 4, 12
 """Words of the longest term that the lexicon finds, and characters of the longest in Chinese and Japanese."""
-LISTS: tuple[str, ...] = ("terms", "hints", "everyday", "back", "make", "ask", "filler")
+LISTS: tuple[str, ...] = ("terms", "hints", "everyday", "back", "make", "ask", "filler", "elsewhere")
 """The word lists of data/lexicon.toml: data science; data science with a second meaning; everything else; words that refer back, that want
-something made, that ask for an explanation; words that say nothing by themselves."""
+something made, that ask for an explanation; words that say nothing by themselves; and, of data/everyday_words.toml, the everyday words that
+name no column either."""
 _MOST = (3, 4, 2, 3, 2, 2)
 SIGNS: tuple[str, ...] = (
     *(f"{name} {count}" for name, most in zip(LISTS, _MOST, strict=False) for count in range(1, most + 1)),
+    "elsewhere 1", "elsewhere 2", "elsewhere alone",
     "everyday alone", "back alone", "make alone", "ask alone", "1 word", "2-3 words", "4-8 words", "20 words", "code", "error",
 )  # fmt: skip
 """Features beside the n-grams: at least so many words of a list ("alone": `_signs`), the length, something like Python, an exception."""
@@ -53,6 +55,12 @@ FAMILIAR: tuple[str, ...] = (
     "no telling word", "English", "mean", "least", "most", "strangers", "share of strangers", "share of rare words", "odds",
 )  # fmt: skip
 """Numbers about how often an English prompt's words occur in data-science text, and how much more often than in other technical text."""
+MIXES = 27 + 36 + 12
+"""Columns for how many terms, hints, everyday words and unlisted words stand together (`_mixes`): "one term among three unlisted words"."""
+SHARED: tuple[str, ...] = ("terms", "hints", "everyday", "elsewhere", "unlisted")
+"""Columns with the share of a prompt's telling words that each of these lists holds."""
+BESIDE = len(SIGNS) + len(FAMILIAR) + MIXES + len(SHARED)
+"""Columns beside those of words, n-grams and shapes."""
 WEIGHTS = Path(__file__).with_name("weights")
 """Where router.npz and router.json lie."""
 
@@ -120,16 +128,48 @@ def _grams(piece: str) -> list[str]:
     return [padded[i : i + n] for n in (2, 3, 4) for i in range(len(padded) - n + 1)]
 
 
+def _listed(walk: Iterable[tuple[str, int]]) -> tuple[list[str], ...]:
+    found: tuple[dict[str, None], ...] = tuple({} for _ in LISTS)
+    for term, lists in walk:
+        for i, words_of in enumerate(found):
+            if lists >> i & 1:
+                words_of[term] = None
+    return tuple(list(words) for words in found)
+
+
+def _shape(walk: Iterable[tuple[str, int]]) -> Counter[str]:
+    kinds = ["^"]
+    filler = 1 << LISTS.index("filler")
+    for term, lists in walk:
+        plain = lists & filler or not (term[0].isalpha() or lists)
+        kind = term if plain else f"#{lists}"
+        if kind != kinds[-1] or plain:
+            kinds.append(kind)
+    kinds.append("$")
+    return Counter(" ".join(kinds[i : i + n]) for n in (1, 2, 3) for i in range(len(kinds) - n + 1))
+
+
 def _signs(text: str, listed: Sequence[Sequence[str]]) -> list[int]:
     """Return the indices in SIGNS that hold for normalised `text`, in which these words of each list stand."""
-    terms, hints, everyday, back, make, ask, _ = (len(words) for words in listed)
+    terms, hints, everyday, back, make, ask, _, elsewhere = (len(words) for words in listed)
     length = len(_WORD.findall(text)) + len(_WIDE.findall(text)) // 2
     present = (
         *(len(words) >= count for words, most in zip(listed, _MOST, strict=False) for count in range(1, most + 1)),
+        elsewhere >= 1, elsewhere >= 2, elsewhere > 0 == terms + hints,
         everyday > 0 == terms, back > 0 == terms + hints + everyday, make > 0 == ask, ask > 0 == make,
         length <= 1, 2 <= length <= 3, 4 <= length <= 8, length >= 20, bool(_CODE.search(text)), bool(_ERROR.search(text)),
     )  # fmt: skip
     return [i for i, holds in enumerate(present) if holds]
+
+
+def _mixes(listed: Sequence[Sequence[str]], unlisted: int) -> tuple[list[int], list[float]]:
+    """Return the indices below MIXES that hold, one of each of three tables, and the values of SHARED."""
+    counts = [len(listed[LISTS.index(name)]) for name in SHARED[:-1]] + [unlisted]
+    terms, hints, everyday = (min(count, 2) for count in counts[:3])
+    strange, elsewhere = min(unlisted, 3), min(counts[3], 1)
+    cells = [terms * 9 + hints * 3 + everyday, 27 + terms * 12 + strange * 3 + everyday, 63 + terms * 4 + min(hints, 1) * 2 + elsewhere]
+    telling = max(sum(counts) - counts[3], 1)
+    return cells, [count / telling for count in counts]
 
 
 def _familiarity(text: str, counted: Mapping[str, Sequence[int]]) -> list[float]:
@@ -167,10 +207,10 @@ class Guess:
 class Classifier:
     """The four heads with their vocabulary, immutable once built.
 
-    `words`, `grams` and `shapes` map a feature to its column, in this order; then come SIGNS and FAMILIAR. `weights` has one row a head
-    (topic, intent, recall, then the languages in the order of LANGUAGES) and one column a feature, with the idf folded in; `bias` has one
-    entry a row, `idf` one a column. `lexicon` maps an entry to its lists (bit i for LISTS[i]). `counted` maps an English word to 100
-    log10(1 + data-science passages that hold it) and 100 ln(odds against other technical text).
+    `words`, `grams` and `shapes` map a feature to its column, in this order; then come SIGNS, FAMILIAR, MIXES and SHARED. `weights` has
+    one row a head (topic, intent, recall, then the languages in the order of LANGUAGES) and one column a feature, with the idf folded in;
+    `bias` has one entry a row, `idf` one a column. `lexicon` maps an entry to its lists (bit i for LISTS[i]). `counted` maps an English
+    word to 100 log10(1 + data-science passages that hold it) and 100 ln(odds against other technical text).
     """
 
     words: dict[str, int]
@@ -202,23 +242,11 @@ class Classifier:
 
         "html" does not hold "ml". Chinese and Japanese mark no words: there an entry counts wherever it stands.
         """
-        found: tuple[dict[str, None], ...] = tuple({} for _ in LISTS)
-        for term, lists in self._walk(text):
-            for i, words_of in enumerate(found):
-                if lists >> i & 1:
-                    words_of[term] = None
-        return tuple(list(words) for words in found)
+        return _listed(self._walk(text))
 
     def shape(self, text: str) -> Counter[str]:
         """Return the counts of 1-3-grams of `text` once each word is replaced by the lists that hold it; filler words stay as they are."""
-        kinds = ["^"]
-        for term, lists in self._walk(text):
-            plain = lists >> LISTS.index("filler") & 1 or not (term[0].isalpha() or lists)
-            kind = term if plain else f"#{lists}"
-            if kind != kinds[-1] or plain:
-                kinds.append(kind)
-        kinds.append("$")
-        return Counter(" ".join(kinds[i : i + n]) for n in (1, 2, 3) for i in range(len(kinds) - n + 1))
+        return _shape(self._walk(text))
 
     def columns(self, text: str) -> tuple[list[int], list[float]]:
         """Return the columns that `text` touches and its normalised values there, idf left out (it is folded into the weights).
@@ -228,8 +256,9 @@ class Classifier:
         """
         columns: list[int] = []
         values: list[float] = []
+        walk = list(self._walk(text))
         blocks = ((self.words, 1.0), (self.grams, GRAM_SHARE), (self.shapes, SHAPE_SHARE))
-        for counts, (known, share) in zip((*features(text), self.shape(text)), blocks, strict=True):
+        for counts, (known, share) in zip((*features(text), _shape(walk)), blocks, strict=True):
             found = [(known[name], 1.0 + math.log(count)) for name, count in counts.items() if name in known]
             strange = sum(1 for name in counts if name not in known and " " not in name) if known is self.words else 0
             rarest = float(self.idf.max()) if strange else 0.0
@@ -237,11 +266,15 @@ class Classifier:
             columns.extend(i for i, _ in found)
             values.extend(share * value / length for _, value in found)
         first = len(self.words) + len(self.grams) + len(self.shapes)
-        signs = _signs(normalise(text), self.listed(text))
+        listed, scored = _listed(walk), normalise(text)
+        cells, shares = _mixes(listed, sum(1 for term, lists in walk if not lists and term[0].isalpha()))
+        signs = [*_signs(scored, listed), *(len(SIGNS) + len(FAMILIAR) + cell for cell in cells)]
         columns.extend(first + sign for sign in signs)
         values.extend(1.0 for _ in signs)
         columns.extend(range(first + len(SIGNS), first + len(SIGNS) + len(FAMILIAR)))
-        values.extend(_familiarity(normalise(text), self.counted))
+        values.extend(_familiarity(scored, self.counted))
+        columns.extend(range(first + BESIDE - len(SHARED), first + BESIDE))
+        values.extend(shares)
         return columns, values
 
     def logits(self, text: str) -> NDArray[np.float32]:
@@ -327,7 +360,7 @@ def load(folder: Path = WEIGHTS) -> Classifier:
     words = {name: column for column, name in enumerate(vocabulary["words"])}
     grams = {name: column for column, name in enumerate(vocabulary["grams"], start=len(words))}
     shapes = {name: column for column, name in enumerate(vocabulary["shapes"], start=len(words) + len(grams))}
-    shape = (len(BINARY_HEADS) + len(LANGUAGES), len(words) + len(grams) + len(shapes) + len(SIGNS) + len(FAMILIAR))
+    shape = (len(BINARY_HEADS) + len(LANGUAGES), len(words) + len(grams) + len(shapes) + BESIDE)
     if tuple(vocabulary["languages"]) != LANGUAGES or weights.shape != shape:
         raise TwofoldError(f"the router's weights in {folder} are of another version: run `twofold train router`")
     return Classifier(words, grams, shapes, weights, bias, idf, vocabulary["lexicon"], vocabulary["counted"])

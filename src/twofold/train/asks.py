@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from twofold import classify
+from twofold.types import TwofoldError
 
 LIBRARIES = ("pandas", "numpy", "scipy", "sklearn", "statsmodels", "matplotlib", "seaborn")
 """Libraries whose docstrings are weak examples of data science."""
@@ -61,6 +62,9 @@ HINTED = ("{} HINT", "HINT {}", "HINT of {}", "HINT for my {}", "my {} and the H
 LEAST = 4
 """Docstrings in which an English word must occur to be counted."""
 
+COMMON = 100
+"""100 log10(1 + data-science passages) from which an inflected form is no everyday word."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -83,6 +87,48 @@ def read_rows(path: Path, split: str) -> list[Row]:
         if raw["split"] == split:
             rows.append(Row(raw["text"], raw["topic"], raw["intent"], raw["recall"], raw["language"], 1.0, raw["source"]))
     return rows
+
+
+def batch_rows(folder: Path, split: str) -> list[Row]:
+    """Return the rows of the batches in `folder`/*.toml of one split; [] where the folder is absent.
+
+    A file is of the training split unless it says otherwise. A batch has source (its name), kind ("off", "code" or "theory"), asks (one a
+    line) and perhaps language. A question that comes twice is kept once.
+    """
+    rows: dict[str, Row] = {}
+    for path in sorted(folder.glob("*.toml")):
+        table = _toml(path)
+        if table.get("split", "train") != split:
+            continue
+        for batch in table["batch"]:
+            kind = batch["kind"]
+            if kind not in ("off", "code", "theory"):
+                raise TwofoldError(f"{path}: kind {kind!r} is none of off, code, theory")
+            intent = None if kind == "off" else kind
+            for ask in filter(None, map(str.strip, batch["asks"].splitlines())):
+                row = Row(ask, kind != "off", intent, False, batch.get("language", "en"), 1.0, batch["source"])
+                rows.setdefault(classify.normalise(ask), row)
+    return list(rows.values())
+
+
+def unlike(rows: Sequence[Row], held_out: Sequence[Row], most: float = 0.8) -> list[Row]:
+    """Return the rows that are no copy of a held-out one: neither the same text nor more than `most` of all their words (Jaccard) shared.
+
+    Texts of fewer than four words are only compared as a whole: "what is recall" and "what is precision" are no copies.
+    """
+    texts = {classify.normalise(row.text) for row in held_out}
+    holding: dict[str, list[frozenset[str]]] = defaultdict(list)
+    for text in texts:
+        words = frozenset(word for word in classify.features(text)[0] if " " not in word)
+        for word in words if len(words) > 3 else ():
+            holding[word].append(words)
+
+    def copies(text: str) -> bool:
+        words = frozenset(word for word in classify.features(text)[0] if " " not in word)
+        near = {other for word in words for other in holding.get(word, ())} if len(words) > 3 else set()
+        return text in texts or any(len(words & other) > most * len(words | other) for other in near)
+
+    return [row for row in rows if not copies(classify.normalise(row.text))]
 
 
 def source_rows(folder: Path, weight: float, seed: int) -> list[Row]:
@@ -157,7 +203,7 @@ def weak_rows(sentences: int, weight: float, seed: int) -> list[Row]:
     return rows
 
 
-def crossed_rows(sources: Path, everyday: Path, lexicon: Path, crossings: int, weight: float, seed: int) -> list[Row]:
+def crossed_rows(sources: Path, everyday: Path, lexicon: Path, words: Path, crossings: int, weight: float, seed: int) -> list[Row]:
     """Return frames crossed with everyday things (off topic), and the shared frames with the names of concept cards (data science)."""
     draw = random.Random(seed)
     rows: list[Row] = []
@@ -167,18 +213,40 @@ def crossed_rows(sources: Path, everyday: Path, lexicon: Path, crossings: int, w
 
     named = card_names(sources)
     for language, table in _toml(everyday).items():
-        for thing in re.split(r"[|\n]", table["things"]):
+        for thing in _split(table["things"]):
             frames = [draw.choice(table["shared"]), *draw.sample(table["frames"], crossings)]
             rows += [cross(frame, thing, False, language) for frame in frames]
         for name in named.get(language, []):
             rows += [cross(frame, name, True, language) for frame in draw.sample(table["shared"], crossings)]
-    lists = _toml(lexicon)
-    for language, many in lists["everyday"].items():
-        hints = re.split(r"[|\n]", lists["hints"][language])
-        for word in re.split(r"[|\n]", many):
+    hinted = {language: _split(many) for language, many in _toml(lexicon)["hints"].items()}
+    for language, many in everyday_words(lexicon, words)[0].items():
+        hints = hinted[language]
+        for word in many:
             frame = draw.choice(HINTED if language == "en" else HINTED[:2])
             rows.append(cross(frame.replace("HINT", draw.choice(hints)), word, False, language))
     return rows
+
+
+def everyday_words(lexicon: Path, words: Path) -> tuple[dict[str, list[str]], set[str]]:
+    """Return the everyday words by language, those of both files together, and the English ones that name no column ("elsewhere")."""
+    lists, more = _toml(lexicon), _toml(words)
+    terms = {term for many in lists["terms"].values() for term in _split(many)}
+    english = {name: [word for many in more[name].values() for word in _split(many)] for name in ("things", "elsewhere")}
+    joined = {language: _split(many) + _split(more["foreign"].get(language, "")) for language, many in lists["everyday"].items()}
+    joined["en"] += english["things"] + english["elsewhere"]
+    everyday = {language: [word for word in dict.fromkeys(many) if word and word not in terms] for language, many in joined.items()}
+    return everyday, set(english["elsewhere"]) - terms
+
+
+def inflections(word: str) -> list[str]:
+    """Return the regular plural, past and -ing forms of an English word; [] for phrases, short words and letters beyond a-z."""
+    if not re.fullmatch(r"[a-z]{4,}", word) or word.endswith(("ing", "ed", "ss")) or (word.endswith("s") and not word.endswith("us")):
+        return []
+    stem = word[:-1] if word.endswith("e") else word
+    if re.search(r"[^aeiou]y$", word):
+        return [f"{word[:-1]}ies", f"{word[:-1]}ied", f"{word}ing"]
+    plural = f"{word}es" if word.endswith(("s", "x", "z", "ch", "sh")) else f"{word}s"
+    return [plural, f"{stem}ed", f"{stem}ing"]
 
 
 def card_names(folder: Path) -> dict[str, list[str]]:
@@ -192,12 +260,19 @@ def card_names(folder: Path) -> dict[str, list[str]]:
     return named
 
 
-def read_lexicon(lists_path: Path, sources: Path) -> dict[str, int]:
+def read_lexicon(lists_path: Path, words: Path, sources: Path) -> dict[str, int]:
     """Return each entry of the word lists, in the form that `Classifier.listed` looks up, with one bit for each list in LISTS.
 
-    Names of concept cards that are too long to be everyday words join the terms.
+    Names of concept cards that are too long to be everyday words join the terms. Inflected forms of the everyday words join them unless
+    another list or data-science text has the form ("pools" the swimming place, "pooled" the variance).
     """
-    lists = {name: {term for many in table.values() for term in re.split(r"[|\n]", many)} for name, table in _toml(lists_path).items()}
+    lists = {name: {term for many in table.values() for term in _split(many)} for name, table in _toml(lists_path).items()}
+    everyday, lists["elsewhere"] = everyday_words(lists_path, words)
+    lists["everyday"] = {word for many in everyday.values() for word in many}
+    known, counted = set().union(*lists.values()), count_words(sources)
+    for name in ("elsewhere", "everyday"):
+        english = lists[name] & set(everyday["en"])
+        lists[name] |= {form for word in english for form in inflections(word) if form not in known and counted.get(form, [0])[0] < COMMON}
     for language, named in card_names(sources).items():
         long = {name for name in named if " " in name or "-" in name or (language in ("zh", "ja") and len(name) > 3)}
         lists["terms"].update(name for name in long if 2 < len(name) < 40)
@@ -242,6 +317,10 @@ def varied_rows(rows: Sequence[Row], weight: float, seed: int) -> list[Row]:
             text = f"{draw.choice(OPENINGS)}{row.text}" if draw.random() < 0.7 else f"{row.text}{draw.choice(CLOSINGS)}"
             varied.append(replace(row, text=text, weight=weight, source="varied"))
     return varied
+
+
+def _split(many: str) -> list[str]:
+    return re.split(r"[|\n]", many)
 
 
 def _toml(path: Path) -> dict[str, Any]:
