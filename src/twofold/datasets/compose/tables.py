@@ -68,6 +68,60 @@ FLAGS = (
     "flag rows where {w} in {n} ({y} / {o})|create {n}: {y} if {w} else {o}"
     "|add a column {n} that is {y} when {w}, otherwise {o}|new column {n}, {y} where {w} and {o} elsewhere"
 )
+FILL = "fill missing {f} with {v}|replace NaN in {f} by {v}"
+# Cleaning: how it is asked for, the code and the check, where {m}, {f}, {a} and {c} are names in quotes.
+CLEANING = (
+    (
+        "drop rows where {m} is missing|remove rows with NaN in {m}|delete rows that have no {m}|dropna on {m}",
+        "{df} = {df}.dropna(subset={m})\n{df}.shape",
+        "assert not {df}[{m}].isna().any().any()\n",
+    ),
+    (
+        "how many missing values in {m}?|count NaN in {m}|number of nulls for {m}",
+        "{df}[{m}].isna().sum()",
+        "assert len(_last) > 0\n",
+    ),
+    (
+        "drop duplicate rows based on {m}|remove duplicates by {m}, keep the last|dedupe on {m} keeping the last one",
+        '{df} = {df}.drop_duplicates(subset={m}, keep="last")\n{df}.shape',
+        "assert not {df}.duplicated(subset={m}).any()\n",
+    ),
+    (
+        "unique combinations of {m}|distinct {m}|list the different {m}",
+        "{df}[{m}].drop_duplicates()",
+        "assert not _last.duplicated().any()\n",
+    ),
+    (
+        FILL,
+        "{df}[{f}] = {df}[{f}].fillna({v})\n{df}[{f}].isna().sum()",
+        "assert not {df}[{f}].isna().any().any()\n",
+    ),
+    (
+        "impute {f} with the {h}|fill NaN in {f} with their {h}|use the {h} for missing {f}",
+        "{df}[{f}] = {df}[{f}].fillna({df}[{f}].{h}())\n{df}[{f}].isna().sum()",
+        "assert not {df}[{f}].isna().any().any()\n",
+    ),
+    (
+        "fill missing {a} with the {h} of its {c}|impute {a} by the group {h} per {c}|NaN in {a} -> {h} within the same {c}",
+        '{df}[{a}] = {df}[{a}].fillna({df}.groupby({c})[{a}].transform("{h}"))\n{df}[{a}].isna().sum()',
+        "assert _last is not None\n",
+    ),
+    (
+        "how many different values in {m}?|number of unique values of {m}|cardinality of {m}",
+        "{df}[{m}].nunique()",
+        "assert len(_last) > 0\n",
+    ),
+    (
+        "value counts of {c} in percent|share of each {c} in %|what percent is each {c}",
+        "{df}[{c}].value_counts(normalize=True) * 100",
+        "assert abs(_last.sum() - 100) < 1e-6\n",
+    ),
+    (
+        "convert {a} to string|make {a} text|{a} as str type",
+        "{df}[{a}] = {df}[{a}].astype(str)\n{df}.dtypes",
+        "assert isinstance({df}[{a}].iloc[0], str)\n",
+    ),
+)
 PERIODS = (
     ("D", "day", "daily"),
     ("W", "week", "weekly"),
@@ -262,59 +316,10 @@ def clean(draw: Draw) -> Task | None:
     few = numbers[: rng.randint(1, 4)]
     a, c = numbers[0], cats[0] if cats else likely[0]
     value, how = draw.pick("0|-1|999"), draw.pick("mean|median")
-    # What is asked, the code and the check, where {m}, {f}, {a} and {c} are names in quotes.
-    options = [
-        (
-            draw.pick("drop rows where {m} is missing|remove rows with NaN in {m}|delete rows that have no {m}|dropna on {m}"),
-            "{df} = {df}.dropna(subset={m})\n{df}.shape",
-            "assert not {df}[{m}].isna().any().any()\n",
-        ),
-        (
-            draw.pick("how many missing values in {m}?|count NaN in {m}|number of nulls for {m}"),
-            "{df}[{m}].isna().sum()",
-            "assert len(_last) > 0\n",
-        ),
-        (
-            draw.pick("drop duplicate rows based on {m}|remove duplicates by {m}, keep the last|dedupe on {m} keeping the last one"),
-            '{df} = {df}.drop_duplicates(subset={m}, keep="last")\n{df}.shape',
-            "assert not {df}.duplicated(subset={m}).any()\n",
-        ),
-        (
-            draw.pick("unique combinations of {m}|distinct {m}|list the different {m}"),
-            "{df}[{m}].drop_duplicates()",
-            "assert not _last.duplicated().any()\n",
-        ),
-        (
-            "fill missing {f} with {v}" if rng.random() < 0.5 else "replace NaN in {f} by {v}",
-            "{df}[{f}] = {df}[{f}].fillna({v})\n{df}[{f}].isna().sum()",
-            "assert not {df}[{f}].isna().any().any()\n",
-        ),
-        (
-            draw.pick("impute {f} with the {h}|fill NaN in {f} with their {h}|use the {h} for missing {f}"),
-            "{df}[{f}] = {df}[{f}].fillna({df}[{f}].{h}())\n{df}[{f}].isna().sum()",
-            "assert not {df}[{f}].isna().any().any()\n",
-        ),
-        (
-            draw.pick("fill missing {a} with the {h} of its {c}|impute {a} by the group {h} per {c}|NaN in {a} -> {h} within the same {c}"),
-            '{df}[{a}] = {df}[{a}].fillna({df}.groupby({c})[{a}].transform("{h}"))\n{df}[{a}].isna().sum()',
-            "assert _last is not None\n",
-        ),
-        (
-            draw.pick("how many different values in {m}?|number of unique values of {m}|cardinality of {m}"),
-            "{df}[{m}].nunique()",
-            "assert len(_last) > 0\n",
-        ),
-        (
-            draw.pick("value counts of {c} in percent|share of each {c} in %|what percent is each {c}"),
-            "{df}[{c}].value_counts(normalize=True) * 100",
-            "assert abs(_last.sum() - 100) < 1e-6\n",
-        ),
-        (
-            draw.pick("convert {a} to string|make {a} text|{a} as str type"),
-            "{df}[{a}] = {df}[{a}].astype(str)\n{df}.dtypes",
-            "assert isinstance({df}[{a}].iloc[0], str)\n",
-        ),
-    ]
+    options = []
+    for ways, code, check in CLEANING:
+        by_coin = ways == FILL  # and not picked, so that the rows of a seed stay as they were
+        options.append((ways.split("|")[rng.random() >= 0.5] if by_coin else draw.pick(ways), code, check))
     ask, code, check = rng.choice(options)
     said |= {"f": draw.listed(few), "a": draw.said(a), "c": draw.said(c), "v": value, "h": how}
     names = {"df": draw.df, "m": quoted(several), "f": quoted(few), "a": text(a), "c": text(c), "v": value, "h": how}
