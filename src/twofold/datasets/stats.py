@@ -325,8 +325,8 @@ HEAD = """\
 The rows that the CODE and THEORY adapters are trained and evaluated on, rendered by `twofold data build` from
 [hand-written sources](sources/README.md). `twofold data stats` writes this file: do not edit it.
 
-- **Licence**: MIT, as the rest of the project. Every intent, concept card, wording and frame is written by hand for this project;
-  nothing is copied from a public data set. The values in the frames are random, so no row holds a record of a real person.
+- **Licence**: MIT, as the rest of the project. Every intent, concept card, wording and frame is written by hand for this project.
+  Frames are column names and ranges, some after well-known data sets; their values are drawn at random, so no row holds a real record.
 - **Rows**: chat messages (system, user, assistant), a source, and a check. Code comes with frames and assertions, explanations with
   patterns that a right answer matches and patterns that a wrong one would. `twofold data check` runs and matches all of it.
 - **Held out**: {intents} intents and {cards} concepts (`sources/heldout.json`), drawn by lot before any row was rendered, are in no
