@@ -59,6 +59,7 @@ STAGES = {
     "data build": Stage("twofold.datasets.build", "build the chat rows from data/sources", "data"),
     "data notes": Stage("twofold.datasets.notes", "gather the examples and cards that answers draw on", "data"),
     "data check": Stage("twofold.datasets.check", "run and check every row", "data"),
+    "data stats": Stage("twofold.datasets.stats", "count and draw what the rows hold, into data/README.md", "train"),
     "eval": Stage("twofold.evals.report", "run the evaluation suites and write results/", "data"),
     "bench cpu": Stage("twofold.evals.speed", "time to first token, tokens a second, memory on this machine", "train"),
 }

@@ -337,5 +337,5 @@ def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     part = path.with_suffix(".part")
     with part.open("w", encoding="utf-8") as out:
         for row in rows:
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+            out.write(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n")
     part.replace(path)

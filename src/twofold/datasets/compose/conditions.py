@@ -55,8 +55,8 @@ def _missing(draw: Draw, _: Column, said: str, code: str) -> Wish:
 
 def _number(draw: Draw, one: Column, said: str, code: str) -> Wish:
     value, drawn = typical(one, draw.rng), draw.rng.random()
-    if drawn < 0.2:
-        low, high = sorted((value, typical(one, draw.rng)), key=float)
+    low, high = sorted((value, typical(one, draw.rng)), key=float)
+    if drawn < 0.2 and low != high:
         return f"{said} {draw.pick('between|from')} {low} {draw.pick('and|to')} {high}", f"{code}.between({low}, {high})"
     sign, ways = next((sign, ways) for most, sign, ways in COMPARISONS if drawn < most)
     return f"{said} {draw.say(ways, v=value)}", f"{code} {sign} {value}"

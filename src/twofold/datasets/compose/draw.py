@@ -9,7 +9,7 @@ from twofold.datasets.rows import Frame, words
 from twofold.twin import Column
 
 ANSWERED = "assert _last is not None\n"  # a check: the last line has a value
-DRAWN = "assert plt.gcf().axes\nassert any(ax.has_data() for ax in plt.gcf().axes)\n"  # a check: there is a chart, and it is not empty
+DRAWN = "assert plt.gcf().axes\n"  # a check: there is a chart; a filter may have left it nothing to show
 
 # How each statistic of pandas is asked for.
 FUNCTIONS = {
