@@ -347,3 +347,21 @@ def test_votes_decide_among_those_that_came_furthest() -> None:
     assert choose(verdicts[:1]).code == "x"
     failing = [Verdict("x", RUNGS[:1], "names resolve"), Verdict("y", RUNGS[:3], "checks pass"), Verdict("z", RUNGS[:2], reason="not run")]
     assert choose(failing).code in ("y", "z")
+
+
+def test_a_name_that_the_question_spells_out_and_the_code_forgets_is_told() -> None:
+    columns = {"df": frozenset({"qty", "region", "unit_price"})}
+    assert verify.unused('df["qty"].mean()', "mean qty by region", columns) == ("region",)
+    assert verify.unused('df["qty"].mean()', "df has these columns: qty, region, unit_price, day. mean of qty", columns) == ()
+    assert verify.unused('df["q"].mean()', "mean of `weight_kg`", {}) == ("weight_kg",)
+    assert verify.unused("x", "fix this: ```df['unit_price']```", columns) == ()
+
+
+def test_of_equally_far_answers_the_one_that_uses_what_was_named_wins() -> None:
+    lost, right = verify.Verdict("a", ("parses",), unused=("region",)), verify.Verdict("b", ("parses",))
+    assert verify.choose([lost, lost, right]) is right
+
+
+def test_a_wrong_name_for_the_time_becomes_the_one_column_that_tells_it() -> None:
+    assert verify.repair.closest("time", ["order_date", "qty"]) == "order_date"
+    assert verify.repair.closest("time", ["order_date", "shipped_at"]) is None

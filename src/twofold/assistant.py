@@ -84,7 +84,8 @@ def stream(request: Request, engine: Engine, sampling: Sampling | None = None) -
 
 
 def proved(reply: Reply, messages: Sequence[Message], request: Request, engine: Engine, sampling: Sampling) -> Iterator[Reply]:
-    """Climb the ladder with an answer's code; where it fails, with `request.n` others, among which votes decide, then with a repair turn.
+    """Climb the ladder with an answer's code; where it fails or leaves out what the question names, with `request.n` others, among which
+    votes decide; where all fail, with a repair turn.
 
     When nothing runs, the last snapshot is the attempt that came furthest, with the rung that it failed.
     """
@@ -111,7 +112,7 @@ def proved(reply: Reply, messages: Sequence[Message], request: Request, engine: 
         return replace(now, failed=best.failed, reason=reason, line=best.line, repairs=best.repairs)
 
     attempts, tried = reply.attempts, [climbed(reply.text)]
-    if tried[0][1].failed and request.n > 0:
+    if (tried[0][1].failed or tried[0][1].unused) and request.n > 0:
         yield shown(tried, f"trying {request.n} others")
         others = engine.candidates(messages, adapter, replace(sampling, temperature=max(sampling.temperature, WARMTH)), request.n)
         attempts += len(others)

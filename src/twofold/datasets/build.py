@@ -36,6 +36,7 @@ RENAMED = 0.3  # share of explanations whose concept goes by an invented name th
 EVAL_ASKS = 2  # the last asks of each intent and card are kept for evaluation; of the asks in other languages the last one
 HELD_ASKS = 4  # evaluation rows of each intent and card that is held out altogether
 COINED = 0.5  # share of code rows whose frames and columns are made up for that row alone
+ASKED = 0.12  # share of code rows that ask about a known frame in everyday words, with its schema in the prompt
 COMPOSED = 0.35  # share of code rows that are composed (compose/) instead of drawn from an intent
 REPAIR = 0.06  # share of code rows that show an answer with its error and ask for the fix
 FOREIGN = 0.15  # share of code rows that are asked in another language than English
@@ -212,7 +213,7 @@ def code_row(
     language, ask = _ask(intent, rng, evaluation, language)
     told = rows.mentioned(ask)
     silent = any(slot not in told and isinstance(spec, str) and not spec.startswith("frame") for slot, spec in intent.slots.items())
-    show = silent or rng.random() < (0.3 if evaluation else 0.35)
+    show = bool(intent.frame) or silent or rng.random() < (0.3 if evaluation else 0.35)
     if show:  # a notebook block names the frame for the ask
         told |= {slot for slot, spec in intent.slots.items() if spec == "frame"}
     filled, world = _filled(intent, known, rng, told, evaluation)
@@ -254,7 +255,7 @@ def _filled(
 ) -> tuple[rows.Filled, Mapping[str, rows.Frame]]:
     """The intent's slots with values, and the frames they were drawn from."""
     code = "".join((intent.solution, intent.check, *(one.solution + one.check for one in intent.follow)))
-    world = known if evaluation else drawn_frames(code, intent.slots, known, rng)
+    world = known if evaluation or intent.frame else drawn_frames(code, intent.slots, known, rng)
     try:
         return rows.fill(intent, world, rng, told), world
     except TwofoldError:  # a made-up frame may lack what this intent needs
@@ -414,9 +415,14 @@ def render(config: Config, adapter: str) -> Iterator[Row]:
     rng = random.Random(f"{config.seed}/{adapter}")
     if adapter == "code":
         known, found = rows.frames(), [one for one in rows.intents() if one.id not in frozen]
+        plain = rows.asked()
         for number in range(config.code):
-            composed = rng.random() < COMPOSED
-            yield composed_row(known, rng) if composed else code_row(found[number % len(found)], found, known, rng)
+            drawn = rng.random()
+            if drawn < COMPOSED:
+                yield composed_row(known, rng)
+            else:
+                source = plain if plain and drawn > 1 - ASKED else found
+                yield code_row(source[number % len(source)], found, known, rng)
     else:
         cards = [one for one in rows.cards() if one.id not in frozen]
         for number in range(config.theory):
@@ -440,6 +446,8 @@ def evaluation_rows(adapter: str) -> Iterator[Row]:
             if number % 4 == 0 and min(map(len, intent.asks_in.values())) > 1:  # every fourth intent, the languages in turn
                 language = list(intent.asks_in)[number // 4 % len(intent.asks_in)]
                 yield {**code_row(intent, found, known, rng, evaluation=True, language=language), "slice": language}
+        for one in rows.asked()[::5]:
+            yield {**code_row(one, found, known, rng, evaluation=True), "slice": "asked"}
     else:
         cards = rows.cards()
         for card in cards:

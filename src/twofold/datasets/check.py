@@ -190,7 +190,7 @@ def execute_all(tasks: Iterable[Task], jobs: int = 2, limit: float = 30.0) -> It
 def intent_tasks(intent: rows.Intent, known: Mapping[str, rows.Frame], samples: int, seed: int) -> Iterator[Task]:
     """Random fillings of an intent as tasks: its solution, alternatives and follow-ups."""
     rng = random.Random(f"{seed}/{intent.id}")
-    for number in range(samples):
+    for number in range(1 if intent.frame else samples):
         filled = rows.fill(intent, known, rng)
         behind = tuple(filled.frames.items())
         pairs = [("", intent.solution, intent.check)]
@@ -262,10 +262,9 @@ def speaks(text: str, language: str) -> bool:
 
 
 def lint_languages(source: rows.Intent | rows.Card) -> list[str]:
-    """Asks in a script that is not their language's, languages of whose script there is nothing, and too few asks to keep one back."""
+    """Asks in a script that is not their language's, languages of whose script there is nothing or that have no ask."""
     spoken = {"en": source.asks} | {code: (asks,) if isinstance(asks, str) else asks for code, asks in source.asks_in.items()}
-    least = 1 if isinstance(source, rows.Card) else 2
-    faults = [f"{len(asks)} asks in {code}, {least} wanted" for code, asks in spoken.items() if len(asks) < least]
+    faults = [f"no ask in {code}" for code, asks in spoken.items() if not asks]
     faults += [f"ask in {code} in another script: {ask[:60]!r}" for code, asks in spoken.items() for ask in asks if not speaks(ask, code)]
     return faults + [
         f"no ask in {code} is written in its script"
@@ -484,13 +483,15 @@ def check_sources(config: Config, known: Mapping[str, rows.Frame]) -> tuple[list
             faults.append(f"{name}: id used twice")
         seen.add(name)
     tasks: list[Task] = []
-    for intent in intents:
+    plain = [one for one in rows.asked() if config.only in f"{one.id} {one.topic}"]
+    faults += [f"{one.id}: {len(set(one.asks))} different asks, 4 wanted" for one in plain if len(set(one.asks)) < 4]
+    for intent in (*intents, *plain):
         try:
             tasks += intent_tasks(intent, known, config.samples, config.seed)
         except TwofoldError as error:
             faults.append(f"{intent.id}: {error}")
     tasks += [Task(f"{card.id} demo", card.demo, "", ()) for card in cards if card.demo]
-    return faults, tasks, f"{len(intents)} intents, {len(cards)} cards"
+    return faults, tasks, f"{len(intents)} intents, {len(plain)} everyday questions, {len(cards)} cards"
 
 
 def main(config: Config) -> int:

@@ -74,6 +74,8 @@ class Intent:
     follow: tuple[Follow, ...] = ()
     asks_in: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Asks in other languages, by ISO 639-1 code; from sources/asks_in."""
+    frame: str = ""
+    """The one frame it is about, whose schema the prompt must show; "" for any that has the columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,18 @@ def intents(folder: Path = SOURCES / "code") -> list[Intent]:
         others = dict(spoken.get(table.get("id", ""), {}))
         table["asks"] = [*others.pop("en", ()), *table.get("asks", ())]  # the last ones stay last: they are kept for evaluation
         found.append(_build(Intent, path, {**table, "follow": follow, "asks_in": others}))
+    return found
+
+
+def asked(folder: Path = SOURCES / "asked") -> list[Intent]:
+    """Load the questions about one known frame, in everyday words, as intents with the frame's variable as their only slot."""
+    found: list[Intent] = []
+    for path, table in _tables(folder, "asked"):
+        name = f"asked-{table.get('frame')}-{sum(one.frame == table.get('frame') for one in found) + 1}"
+        form: dict[str, Any] = {**table, "id": name, "topic": "asked", "level": "basic", "needs": [], "slots": {"df": "frame"}}
+        form |= {key: re.sub(r"\bdf\b", "$df", table[key].replace("$", "$$")) for key in ("solution", "check") if key in table}
+        form["asks"] = [ask.replace("$", "$$") for ask in table.get("asks", ())]
+        found.append(_build(Intent, path, form))
     return found
 
 
@@ -255,6 +269,7 @@ def _columns_for(
 def fill(intent: Intent, known: Mapping[str, Frame], rng: random.Random, mentioned: Iterable[str] | None = None) -> Filled:
     """Draw a value for every slot. Slots that are not mentioned in the ask take their first value, the frame is then called df."""
     slots = intent.slots
+    known = {intent.frame: known[intent.frame]} if intent.frame else known
     told = set(slots if mentioned is None else mentioned)
     frame, other, key = _pick_frame(known, slots, rng, told)
     columns = _columns_for(slots, frame, other, rng, told)

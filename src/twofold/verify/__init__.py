@@ -27,6 +27,7 @@ from twofold.verify.guess import VARIANTS, guess
 PARSES, RESOLVES, RUNS, CHECKS, OWN = RUNGS
 LIMITS = Limits(wall=15.0, cpu=12)
 MOST_REPAIRS = 6
+MOST_SPELT = 8
 _FACTS = (Path(__file__).parent / "facts.py").read_text(encoding="utf-8") + "\nprint(facts(globals(), _last, _twofold_kept))\n"
 _CELL_LINE = re.compile(r'(File "<cell>", line )(\d+)')
 
@@ -55,6 +56,8 @@ class Verdict:
     """What was repaired, in words."""
     signature: str = ""
     """Equal for answers whose runs had equal results; "" when nothing ran well."""
+    unused: tuple[str, ...] = ()
+    """Columns and other names that the question spells out and the code does not hold: no failure, but others are worth a try."""
 
     @property
     def good(self) -> bool:
@@ -84,11 +87,36 @@ def climb(code: str, question: str, frames: Frames = (), notebook: str = "", *, 
 
 
 def choose(verdicts: Sequence[Verdict]) -> Verdict:
-    """The best of several verdicts: most rungs passed, then most votes of equal results, then the earliest."""
-    best = max(len(one.passed) - bool(one.failed) * 0.5 for one in verdicts)
-    top = [one for one in verdicts if len(one.passed) - bool(one.failed) * 0.5 == best]
+    """The best of several verdicts: most rungs passed, then fewest names unused, then most votes of equal results, then the earliest."""
+
+    def rank(one: Verdict) -> tuple[float, int]:
+        return len(one.passed) - bool(one.failed) * 0.5, -len(one.unused)
+
+    best = max(map(rank, verdicts))
+    top = [one for one in verdicts if rank(one) == best]
     votes = Counter(one.signature for one in top if one.signature)
     return max(top, key=lambda one: votes[one.signature] if one.signature else 0)
+
+
+_LISTED = re.compile(r"^[^.\n]{0,70}?[\w ]+(?:, [\w ]+){3,}[.):]+", re.I)  # "df has these columns: a, b, c, d."
+_SPELT = re.compile(r"`([^`\n]{2,40})`|(?<![\w.])([a-z]\w*_\w+)(?![\w.(])", re.I | re.A)
+
+
+def unused(code: str, question: str, columns: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
+    """The names that a question spells out (columns of the schema, words with an underscore or in backticks) and the code does not hold.
+
+    What lists the columns before it asks, or brings code of its own, spells out nothing.
+    """
+    if "```" in question:
+        return ()
+    asked = _LISTED.sub("", question)
+    spelt = {name for names in columns.values() for name in names if len(name) > 2 and _whole(name, asked)}
+    spelt |= {name for pair in _SPELT.findall(asked) for name in pair if name}
+    return tuple(sorted(name for name in spelt if name not in code)) if len(spelt) <= MOST_SPELT else ()
+
+
+def _whole(name: str, text: str) -> bool:
+    return bool(re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", text))
 
 
 def may_run(consent: bool) -> str:

@@ -270,9 +270,13 @@ def sort_turned(code: str, line: int) -> Fixed | None:
 # columns
 
 
+CLOCK = frozenset(["time", "date", "day", "datetime", "timestamp", "dates", "days", "month", "year", "week"])
+"""What an answer calls the one column of dates when the question gives it no name."""
+
+
 def closest(name: str, known: Iterable[str], question: str = "") -> str | None:
-    """The one column that a wrong name most likely means, or None: the same but for case, blanks and underscores; near in spelling; or the
-    only one that shares its words."""
+    """The one column that a wrong name most likely means, or None: the same but for case, blanks and underscores; near in spelling; the
+    only one that shares its words; or, for "time" and the like, the only one that tells a time."""
     plain = {column: re.sub(r"[\W_]+", "", column).casefold() for column in known}
     wanted = re.sub(r"[\W_]+", "", name).casefold()
     same = [column for column, text in plain.items() if text == wanted]
@@ -290,6 +294,8 @@ def closest(name: str, known: Iterable[str], question: str = "") -> str | None:
         return found[0]
     words = set(re.findall(r"[a-z0-9]+", name.casefold()))
     sharing = [column for column in plain if words and (words <= _words(column) or (_words(column) and _words(column) <= words))]
+    if not sharing and words <= CLOCK:  # "over time", and one column tells the time
+        sharing = [column for column in plain if re.search(r"date|time|day|stamp|(_at|_on)$", column, re.I)]
     return sharing[0] if len(sharing) == 1 else None
 
 
