@@ -36,9 +36,10 @@ check: $(STAMP) ## lint and type-check
 	$(BIN)/ruff check src tests
 	$(BIN)/mypy
 
-data: $(STAMP) ## render data/*.jsonl from data/sources, then run and check every row
+data: $(STAMP) ## render data/*.jsonl from data/sources, run and check every row, write the data card
 	$(BIN)/twofold data build
 	$(BIN)/twofold data check
+	$(BIN)/twofold data stats
 
 bench: $(STAMP) ## measure speed and memory of the embedded model on this machine
 	$(BIN)/twofold bench cpu

@@ -25,7 +25,7 @@ def test_commands_exist(page: str, words: str) -> None:
     if first in cli.GROUPS and rest:
         assert any(f"{first} {word}" in cli.STAGES for word in rest), f"{page}: twofold {words}"
     else:
-        assert first in {"ask", "chat", "app", "eval", *cli.GROUPS}, f"{page}: twofold {words}"
+        assert first in {"ask", "chat", "app", "doctor", "eval", *cli.GROUPS}, f"{page}: twofold {words}"
 
 
 def test_make_targets_exist() -> None:

@@ -123,6 +123,9 @@ def build_parser() -> argparse.ArgumentParser:
     app.add_argument("--port", type=whole, default=7860, help="(default: %(default)s)")
     add_model(app)
 
+    doctor = commands.add_parser("doctor", help="what works on this machine, and the remedy where something does not")
+    doctor.set_defaults(command=run_doctor)
+
     groups: dict[str, Any] = {}
     for name, stage in STAGES.items():
         group, _, rest = name.partition(" ")
@@ -149,6 +152,13 @@ def warmth(text: str) -> float:
     if not (math.isfinite(number := float(text)) and 0 <= number <= 2):
         raise argparse.ArgumentTypeError(f"{text} is not a temperature from 0 to 2")
     return number
+
+
+def run_doctor(_: argparse.Namespace) -> int:
+    """Look at this machine; the exit code is 1 when something is blocked."""
+    from twofold import doctor
+
+    return doctor.main()
 
 
 # ask and chat

@@ -64,7 +64,6 @@ class Config:
 
 def load_base(name: str) -> tuple[Any, Any]:
     """The frozen base model and its tokenizer. Folders of stage 4 come de-quantised to bf16, all else through bitsandbytes NF4."""
-    import_bitsandbytes()
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
     if not Path(name).exists() and len(Path(name).parts) > 1 and Path(name).parent.is_dir():
@@ -82,6 +81,7 @@ def load_base(name: str) -> tuple[Any, Any]:
         model.load_state_dict(weights)
         model.to("cuda" if torch.cuda.is_available() else torch.float32)
     else:
+        import_bitsandbytes()
         nf4 = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
         )

@@ -1,0 +1,113 @@
+"""What works on this machine, and the remedy where something does not: `twofold doctor`."""
+
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from twofold import sandbox
+from twofold.engines import folders
+from twofold.types import TwofoldError
+
+WEIGHTS = Path(__file__).with_name("weights")
+NEEDED = ("torch", "transformers", "peft", "bitsandbytes", "numpy", "pandas")
+USED = ("scikit-learn", "scipy", "matplotlib", "seaborn", "statsmodels", "gradio", "pyarrow", "openpyxl")
+LEAST_MEMORY = 1.5
+"""GB that the embedded model and one run of code need together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    state: Literal["ok", "warn", "blocked"]
+    """ok; warn: works, but less well; blocked: something cannot work."""
+    what: str
+    """What was found."""
+    remedy: str = ""
+    """What to do about it; "" when ok."""
+
+
+def examine() -> Iterator[Finding]:
+    """Look at one thing after the other, the slow sandbox last."""
+    looks: tuple[Callable[[], Iterator[Finding]], ...] = (_python, _libraries, _weights, _machine, _sandbox)
+    for look in looks:
+        yield from look()
+
+
+def _python() -> Iterator[Finding]:
+    version = platform.python_version()
+    old = sys.version_info < (3, 11)
+    yield Finding("python", "blocked" if old else "ok", version, "install Python 3.11 or newer" if old else "")
+
+
+def _libraries() -> Iterator[Finding]:
+    for state, names in (("blocked", NEEDED), ("warn", USED)):
+        found, missing = [], []
+        for name in names:
+            try:
+                found.append(f"{name} {importlib.metadata.version(name)}")
+            except importlib.metadata.PackageNotFoundError:
+                missing.append(name)
+        title = "libraries" if names is NEEDED else "more libraries"
+        if missing:
+            yield Finding(title, state, f"missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")  # type: ignore[arg-type]
+        if found:
+            yield Finding(title, "ok", ", ".join(found))
+
+
+def _weights() -> Iterator[Finding]:
+    try:
+        folders.verify_weights(WEIGHTS)
+        yield Finding("weights", "ok", f"{len((WEIGHTS / 'SHA256SUMS').read_text().splitlines())} files as released")
+    except TwofoldError as error:
+        yield Finding("weights", "blocked", str(error), f"git checkout {WEIGHTS}, or reinstall twofold")
+
+
+def _machine() -> Iterator[Finding]:
+    yield Finding("processor", "ok", f"{os.cpu_count()} cores, {platform.machine()}")
+    free = _free_memory()
+    if free is not None:
+        short = free < LEAST_MEMORY
+        yield Finding("memory", "warn" if short else "ok", f"{free:.1f} GB free", f"free {LEAST_MEMORY} GB before asking" if short else "")
+    yield Finding("network", "ok", "not needed: the embedded model answers offline; only --model with a hub id uses it")
+
+
+def _free_memory() -> float | None:
+    """Free memory in GB, None where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    kilobytes = next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+    return None if kilobytes is None else kilobytes / 1e6
+
+
+def _sandbox() -> Iterator[Finding]:
+    try:
+        level, doors = sandbox.level(), sandbox.effects()
+    except TwofoldError as error:
+        yield Finding("sandbox", "warn", str(error), "answers are shown without being run; see docs/sandbox.md")
+        return
+    open_doors = [name for name, closed in doors.items() if not closed]
+    if level == "strong":
+        yield Finding("sandbox", "ok", f"strong: all {len(doors)} doors closed")
+    else:
+        what = f"{level}: open to {', '.join(open_doors)}"
+        yield Finding("sandbox", "warn", what, "nothing runs without your word; Linux with user namespaces and Landlock closes more")
+
+
+def main() -> int:
+    """Print the findings as they come. Returns 1 when something is blocked, else 0."""
+    worst = 0
+    for finding in examine():
+        print(f"{finding.state:8}{finding.name:16}{finding.what}", flush=True)
+        if finding.remedy:
+            print(f"{'':24}-> {finding.remedy}")
+        worst = max(worst, finding.state == "blocked")
+    return worst
