@@ -78,7 +78,7 @@ def rough(text: str, rng: random.Random, keep: Iterable[str]) -> str:
     if rng.random() < 0.15:
         bids = text.split(" ")[0].lower() in IMPERATIVES
         text = rng.choice((*LEADS, *ASKING) if bids else LEADS) + (text if text[:2].isupper() else text[0].lower() + text[1:])
-    if rng.random() < 0.1:
+    elif rng.random() < 0.1:
         text = text.rstrip(".?!") + rng.choice(TAILS)
     if rng.random() < 0.25:
         text = " ".join(word if any(one in word for one in whole) else word.lower() for word in text.split(" "))

@@ -33,7 +33,7 @@ CUES: Mapping[str, str] = {
     "how": r"\bhow (does|do) .*work|\bstep",
     "why": r"^why\b|\bwhy (do|does|is|use|need|should|would|care)",
 }
-TAILS = (" please", " pls", " thanks", ", thanks!", " asap", "?", "??", " (python)", " in pandas", " if possible", " thx")
+TAILS = (" please", " pls", " thanks", ", thanks!", " asap", "?", "??", " (python)", " if possible", " thx")
 INTROS = (
     "I have a dataframe {df} with columns {columns}.",
     "My dataframe {df} has the columns {columns}.",

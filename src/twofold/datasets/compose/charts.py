@@ -119,13 +119,13 @@ def plot(draw: Draw) -> Task | None:
         function = draw.pick("mean|sum|median")
     ask = draw.pick(chart.ways)
     if kind == "bar":
-        said["f"] = rng.choice(FUNCTIONS[function]).removesuffix(" of")
+        said["f"] = rng.choice(FUNCTIONS[function])
     coloured = f", hue={text(hue)}" if hue else ""
     call = draw.fill(chart.call, data=data, x=text(x), y=text(y), hue=coloured, n=said.get("n", ""), function=function)
     if hue and "{hue}" in chart.call:
         ask += draw.pick(" coloured by {h}|, color by {h}| with {h} as hue|, one colour per {h}| split by {h}")
     if where:
-        ask += draw.pick(" where {w}|, only {w}| for rows with {w}")
+        ask += draw.pick(" where {w}|, only where {w}| for rows where {w}")
     title = ""
     if rng.random() < 0.3:
         title = rng.choice((f"{numbers[0]} overview", f"Distribution of {numbers[0]}", f"{x} and {y}", "Report", "Figure 1"))

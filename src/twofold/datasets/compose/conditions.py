@@ -57,7 +57,8 @@ def _number(draw: Draw, one: Column, said: str, code: str) -> Wish:
     value, drawn = typical(one, draw.rng), draw.rng.random()
     low, high = sorted((value, typical(one, draw.rng)), key=float)
     if drawn < 0.2 and low != high:
-        return f"{said} {draw.pick('between|from')} {low} {draw.pick('and|to')} {high}", f"{code}.between({low}, {high})"
+        span = draw.say("{c} is between {l} and {h}|{c} between {l} and {h}|{c} from {l} to {h}", c=said, l=low, h=high)
+        return span, f"{code}.between({low}, {high})"
     sign, ways = next((sign, ways) for most, sign, ways in COMPARISONS if drawn < most)
     return f"{said} {draw.say(ways, v=value)}", f"{code} {sign} {value}"
 

@@ -11,7 +11,7 @@ GROUPED = (
     "|{c}: {f} by {g}|how does the {f} {c} differ by {g}?|give me {f} {c} grouped by {g}|Calculate the {f} {c} for each {g}."
     "|{g} wise {f} {c}|per {g} what's the {f} {c}|need {f} {c} split by {g}"
 )
-WHERE = "where {w}|for rows with {w}|only {w}|but only when {w}|when {w}|if {w}"
+WHERE = "where {w}|for rows where {w}|only where {w}|but only when {w}|when {w}|if {w}"
 LOWEST = ", bottom {n} only|, the {n} smallest|, just the lowest {n}|, lowest {n}"
 HIGHEST = ", top {n}|, only the {n} largest|, just the top {n}|, highest {n} first|, best {n}"
 ASCENDING = ", smallest first|, sorted ascending|, lowest to highest|, ascending"

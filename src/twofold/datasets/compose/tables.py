@@ -136,13 +136,13 @@ def rows(draw: Draw) -> Task | None:
     where, mask = conditions(draw, draw.rng.choice((1, 1, 2, 2, 3)))
     drawn = draw.rng.random()
     if drawn < 0.2:
-        ways = "how many rows have {w}?|count rows where {w}|number of rows with {w}|how often is it that {w}?|count of {w}"
+        ways = "how many rows are there where {w}?|count rows where {w}|number of rows where {w}|how often is it that {w}?"
         return Task(draw.say(ways, w=where), f"int(({mask}).sum())")
     if drawn < 0.3:
-        ways = "what percentage of rows have {w}?|share of rows where {w} in percent|what % has {w}|percent of rows with {w}"
+        ways = "in what percentage of rows is it that {w}?|share of rows where {w} in percent|percent of rows where {w}"
         return Task(draw.say(ways, w=where), f"float(({mask}).mean() * 100)")
     if drawn < 0.38:
-        ways = "drop all rows where {w}|remove the rows with {w}|get rid of rows where {w}|exclude {w}|{df} without the rows where {w}"
+        ways = "drop all rows where {w}|remove the rows where {w}|get rid of rows where {w}|{df} without the rows where {w}"
         return Task(draw.say(ways, w=where, df=draw.df), f"{draw.df}[~({mask})]")
     return _shown_rows(draw, where, mask)
 
@@ -150,8 +150,8 @@ def rows(draw: Draw) -> Task | None:
 def _shown_rows(draw: Draw, where: str, mask: str) -> Task:
     rng = draw.rng
     ways = (
-        "show the rows where {w}|filter {df} to {w}|all rows with {w}|keep only {w}|select rows where {w}"
-        "|which rows have {w}?|rows where {w}|find entries with {w}|subset {df}: {w}|get the records where {w}"
+        "show the rows where {w}|filter {df} to {w}|all rows where {w}|keep only rows where {w}|select rows where {w}"
+        "|in which rows is it that {w}?|rows where {w}|find entries where {w}|subset {df}: {w}|get the records where {w}"
     )
     ask, code = draw.say(ways, w=where, df=draw.df), f"{draw.df}[{mask}]"
     chosen: list[str] = []
@@ -263,7 +263,7 @@ def scalar(draw: Draw) -> Task | None:
     if drawn < 0.45:
         said["w"], mask = conditions(draw, rng.choice((1, 1, 2)), (one,))
         ways = (
-            "{f} {c} where {w}|what is the {f} {c} for rows with {w}?|{f} {c} when {w}|for {w}, what's the {f} {c}?"
+            "{f} {c} where {w}|what is the {f} {c} for rows where {w}?|{f} {c} when {w}|for rows where {w}, what's the {f} {c}?"
             "|give me the {f} {c} if {w}|among rows where {w}, the {f} {c}"
         )
         return Task(draw.say(ways, **said), f"{draw.df}.loc[{mask}, {text(one)}].{function}()")
@@ -331,7 +331,7 @@ def table(draw: Draw) -> Task | None:
     rng, df = draw.rng, draw.df
     numbers, cats, dates = draw.names("float", "int"), draw.names("cat", "binary"), draw.names("date")
     function, values = rng.choice(("mean", "sum", "max", "median")), text(numbers[0])
-    said = {"f": rng.choice(FUNCTIONS[function]).removesuffix(" of"), "a": draw.said(numbers[0])}
+    said = {"f": rng.choice(FUNCTIONS[function]), "a": draw.said(numbers[0])}
     if dates and rng.random() < 0.45:
         period, said["p"], said["q"] = rng.choice(PERIODS)
         way = draw.pick(
