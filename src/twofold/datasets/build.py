@@ -146,7 +146,7 @@ def schema(frames: Mapping[str, rows.Frame], known: Mapping[str, rows.Frame], rn
 def example(intent: rows.Intent, known: Mapping[str, rows.Frame], rng: random.Random) -> Note:
     """A solved example of an intent, with columns of its own."""
     ask = rng.choice(kept(intent.asks, evaluation=False))
-    world = drawn_frames(intent.solution, intent.slots, known, rng)
+    world = drawn_frames(intent.solution, intent, known, rng)
     try:
         filled = rows.fill(intent, world, rng, rows.mentioned(ask))
     except TwofoldError:
@@ -159,10 +159,11 @@ def fenced(code: str) -> str:
     return f"```python\n{code.strip()}\n```"
 
 
-def drawn_frames(code: str, slots: Mapping[str, Any], known: Mapping[str, rows.Frame], rng: random.Random) -> Mapping[str, rows.Frame]:
+def drawn_frames(code: str, intent: rows.Intent, known: Mapping[str, rows.Frame], rng: random.Random) -> Mapping[str, rows.Frame]:
     """The frames that a row draws from: the known ones, or made-up ones, whose names hold blanks only where the code quotes each name."""
-    if rng.random() >= COINED:
+    if intent.frame or rng.random() >= COINED:
         return known
+    slots = intent.slots
     named = [slot for slot, spec in slots.items() if isinstance(spec, str) and not spec.startswith("frame") and "[" not in spec]
     bare = (rf'(?<!")\$\{{?{re.escape(slot)}\b|\$\{{?{re.escape(slot)}\}}?(?!"|\w)' for slot in named)
     return coin.world(rng, spaced=not any(re.search(pattern, code) for pattern in bare))
@@ -255,7 +256,7 @@ def _filled(
 ) -> tuple[rows.Filled, Mapping[str, rows.Frame]]:
     """The intent's slots with values, and the frames they were drawn from."""
     code = "".join((intent.solution, intent.check, *(one.solution + one.check for one in intent.follow)))
-    world = known if evaluation or intent.frame else drawn_frames(code, intent.slots, known, rng)
+    world = known if evaluation else drawn_frames(code, intent, known, rng)
     try:
         return rows.fill(intent, world, rng, told), world
     except TwofoldError:  # a made-up frame may lack what this intent needs
