@@ -50,7 +50,7 @@ class Config:
     """Folder of the rendered files."""
     code: int = 6_020
     """Rows of train.jsonl."""
-    theory: int = 5_965
+    theory: int = 5_935
     """Rows of train_theory.jsonl."""
     seed: int = 0
     """Same seed, same files."""
@@ -273,9 +273,9 @@ def _examples(
 ) -> list[Note]:
     """The notes of a row: an example of the intent itself, one of another intent, both or none."""
     drawn = rng.random()
-    if evaluation or drawn >= 0.62:
+    if evaluation or drawn >= 0.55:
         return []
-    notes = [example(intent, known, rng)] if drawn < 0.5 else []
+    notes = [example(intent, known, rng)] if drawn < 0.45 else []
     if rng.random() < 0.35 or not notes:
         notes.append(example(stray(intent, others, rng), known, rng))
     return fitted(notes, question, rng)
@@ -295,7 +295,7 @@ def composed_row(known: Mapping[str, rows.Frame], rng: random.Random) -> Row:
     show = df != "df" or rng.random() < 0.55
     task, family = compose.task(rng, frame, df, show)
     notes: list[Note] = []
-    for likely, same in ((0.4, family), (0.3, None)):  # an example of the same family, one of any
+    for likely, same in ((0.32, family), (0.22, None)):  # an example of the same family, one of any
         if rng.random() < likely:
             other, _ = compose.task(rng, coin.frame(rng, spaced=True), "df", False, same)
             notes.append(Note("example", other.ask, other.code, "composed"))
@@ -347,7 +347,8 @@ def theory_row(card: rows.Card, others: Sequence[rows.Card], rng: random.Random,
     if not tidy and any(note.source == card.id for note in notes) and rng.random() < RENAMED:
         fresh = coin.concept(rng)
         swap = renaming(card, fresh)
-        if fresh in swap(answer) and fresh in swap(question):
+        doubled = re.search(rf"{fresh}\W+((is|are|or|and|a|the)\W+)*{fresh}", swap(answer), re.I)  # "X, or X, is"
+        if fresh in swap(answer) and fresh in swap(question) and not doubled:
             question, answer, check = swap(question), swap(answer), {"must": [], "must_not": [], "kind": kind}
             notes = [replace(one, title=swap(one.title), text=swap(one.text)) if one.source == card.id else one for one in notes]
     messages = prompts.compose("theory", question if tidy else rough(question, rng, ()), notes=notes, recalled=turns)
@@ -365,11 +366,11 @@ def _question(card: rows.Card, rng: random.Random, evaluation: bool) -> Question
 
 
 def _follow_up(parts: Mapping[str, str], told: str, rng: random.Random) -> tuple[str, str, str]:
-    """A next question, its kind, and its answer from the parts that were not told yet."""
-    kind = rng.choice(list(FOLLOW_UPS))
-    question = rng.choice(FOLLOW_UPS[kind])
-    fresh = {name: text for name, text in parts.items() if text not in told or name == "pitfalls"}
-    return question, kind, answer_of(kind, fresh or parts, rng) or parts["why"]
+    """A next question, its kind, and its answer: a part that the card has and that was not told yet."""
+    fresh = {name: text for name, text in parts.items() if text not in told}
+    kinds = [kind for kind in FOLLOW_UPS if {"simple": "intuition"}.get(kind, kind) in fresh]
+    kind = rng.choice(kinds or ["pitfalls"])
+    return rng.choice(FOLLOW_UPS[kind]), kind, answer_of(kind, fresh, rng) or parts["pitfalls"]
 
 
 def _cards(
@@ -378,10 +379,10 @@ def _cards(
     """The notes of a row that asks and answers so: the card itself (the parts of the answer and some more), another card, both or none."""
     question, answer = asked
     drawn = rng.random()
-    if evaluation or drawn >= 0.72:
+    if evaluation or drawn >= 0.58:
         return []
     notes: list[Note] = []
-    if drawn < 0.6:
+    if drawn < 0.48:
         most = {name: text for name, text in parts.items() if name not in ("truth", "pitfall") and rng.random() < 0.4}
         most |= {name: text for name, text in parts.items() if text in answer}
         notes = [card_note(card, most or parts)]
@@ -447,7 +448,7 @@ def evaluation_rows(adapter: str) -> Iterator[Row]:
             if number % 4 == 0 and min(map(len, intent.asks_in.values())) > 1:  # every fourth intent, the languages in turn
                 language = list(intent.asks_in)[number // 4 % len(intent.asks_in)]
                 yield {**code_row(intent, found, known, rng, evaluation=True, language=language), "slice": language}
-        for one in rows.asked()[::5]:
+        for one in rows.asked()[::8]:
             yield {**code_row(one, found, known, rng, evaluation=True), "slice": "asked"}
     else:
         cards = rows.cards()

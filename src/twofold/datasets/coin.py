@@ -219,8 +219,8 @@ def word(rng: random.Random) -> str:
 # Invented concept names for cards, so that an explanation must come from the card at hand.
 FIRST = tuple(
     """
-    strand lattice mirror drift ember harbour ladder quill ripple tandem umbra velvet willow cinder delta fathom granite hollow
-    ivory juniper kestrel lantern meadow nimbus orchard pebble russet saffron thistle vesper
+    strand lattice mirror drift harbour ladder quill ripple tandem velvet willow cinder delta fathom granite hollow
+    juniper kestrel lantern meadow nimbus pebble russet saffron thistle vesper
     """.split()
 )
 SECOND = tuple(

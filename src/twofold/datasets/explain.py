@@ -22,8 +22,10 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "simple": ("intuition", "definition", "example?"),
     "short": ("definition",),
     "interview": ("definition", "how", "when", "pitfall"),
+    "meant": ("definition", "meant"),
     "any": ("definition", "how", "when?", "pitfall?"),
 }
+COMPARING = re.compile(r"\b(vs|versus|or|diff\w*|compar\w*|better|than|instead|same as|rather|prefer|over|between|which)\b")
 LONG = 110  # words; the last part of a longer answer is a paragraph of its own
 
 
@@ -57,17 +59,32 @@ def answer_of(kind: str, parts: Mapping[str, str], rng: random.Random) -> str:
 
 
 def understood(ask: str, card: Card) -> Question:
-    """What a hand-written ask wants, by its words."""
+    """What a hand-written ask wants, by its words; where none tells, the passage of the card that shares most words with it."""
     low = ask.lower()
     rest = low
     for name in sorted(card.names, key=len, reverse=True):  # "leaky ReLU" does not speak of ReLU
         rest = rest.replace(name.lower(), " ")
     for one in card.versus:
         other = one["other"].lower()
-        if any(word in rest for word in (other, *[part for part in other.split() if len(part) > 5])):
+        if other in rest or (COMPARING.search(rest) and any(part in rest for part in other.split() if len(part) > 5)):
             return Question(ask, "versus", {"versus": one["text"]} if one["text"] else {})
     found = (kind for kind, pattern in CUES.items() if re.search(pattern, low) and (kind != "formula" or card.formula))
-    return Question(ask, next(found, "any"), {})
+    if kind := next(found, ""):
+        return Question(ask, kind, {})
+    passages = [*card.how, *card.why, *card.when, *card.pitfalls, *card.intuition, *card.example, *(one["text"] for one in card.versus)]
+    passages += [one["truth"] for one in card.misconceptions]
+    keys = {text: stems(text) for text in passages}
+    keys |= {one["truth"]: stems(one["claim"] + " " + one["truth"]) for one in card.misconceptions}
+    wanted = stems(rest)
+    best = max(passages, key=lambda text: len(wanted & keys[text]))
+    if len(wanted & keys[best]) >= max(2, len(wanted) // 3):
+        return Question(ask, "meant", {"meant": best})
+    return Question(ask, "any", {})
+
+
+def stems(text: str) -> set[str]:
+    """The first five letters of the longer words of a text."""
+    return {word[:5] for word in re.findall(r"[a-z]{4,}", text.lower())} - {"what", "when", "does", "that", "with", "this", "from", "expla"}
 
 
 def worded(card: Card, rng: random.Random) -> Question:

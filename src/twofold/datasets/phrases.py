@@ -24,7 +24,7 @@ IMPERATIVES = frozenset(
 )
 # What a hand-written question wants, by its words; the first that matches.
 CUES: Mapping[str, str] = {
-    "simple": r"\b(simple|simply|eli5|like i'?m|im (5|five)|dumm|plain|beginner|intuition|layman)",
+    "simple": r"\b(simple|simply|eli5|like i'?m|im (5|five)|for dumm|plain|beginner|intuition|layman)",
     "formula": r"\b(formula|equation|calculat|compute|math)",
     "example": r"\bexample",
     "interview": r"\binterview",
