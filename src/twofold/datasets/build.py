@@ -50,7 +50,7 @@ class Config:
     """Folder of the rendered files."""
     code: int = 6_020
     """Rows of train.jsonl."""
-    theory: int = 5_935
+    theory: int = 5_960
     """Rows of train_theory.jsonl."""
     seed: int = 0
     """Same seed, same files."""
