@@ -71,7 +71,7 @@ def test_versus_keeps_the_line_that_compares() -> None:
 
 
 @pytest.mark.parametrize("kind", ["example", "card"])
-@pytest.mark.parametrize("question", ["", "   ", "asdf qwer zxcv", "best sushi in town", "!!!", "12345", "🤖🤖"])
+@pytest.mark.parametrize("question", ["", "   ", "asdf qwer zxcv", "best sushi near me tonight", "!!!", "12345", "🤖🤖"])
 def test_nonsense_finds_nothing(question: str, kind: retrieve.Kind) -> None:
     assert nearest(question, kind, k=2) == ()
 

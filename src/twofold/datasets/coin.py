@@ -78,7 +78,7 @@ NONSENSE = tuple(
 FRAMES = tuple(
     """
     data raw tbl records table log logs sample frame dataset export results measurements survey events history d dat main sales_df
-    train_df users_df clean panel obs readings entries register inventory ledger batch report stats info
+    train_df users_df clean panel obs readings entries register inventory ledger batch report figures info
     """.split()
 )
 LEVELS = tuple(

@@ -374,7 +374,7 @@ def plots(data: Mapping[str, Any], folder: Path, card: Path) -> list[tuple[str, 
     by_topic = [
         (name, {topic: count for topic, count in one["topics"].items() if topic not in ("composed", "talk")}) for name, one in trained
     ]
-    draw("Rows by topic", "topics.svg", by_topic)
+    draw("Rows by topic, the largest", "topics.svg", [(name, dict(list(counts.items())[:30])) for name, counts in by_topic])
     draw("Rows by kind of question", "kinds.svg", [(name, one["kinds"]) for name, one in trained])
     asked = [(name, [len(near.words(text)) for row in rows.read(folder / name) for text in near.questions(row)]) for name, _ in trained]
     draw("Words in a question", "lengths.svg", [(name, histogram(counts, 3, 36)) for name, counts in asked])

@@ -139,7 +139,7 @@ def rows(draw: Draw) -> Task | None:
         ways = "how many rows are there where {w}?|count rows where {w}|number of rows where {w}|how often is it that {w}?"
         return Task(draw.say(ways, w=where), f"int(({mask}).sum())")
     if drawn < 0.3:
-        ways = "in what percentage of rows is it that {w}?|share of rows where {w} in percent|percent of rows where {w}"
+        ways = "in what percentage of rows is it that {w}?|share of rows where {w} (in %)|percent of rows where {w}"
         return Task(draw.say(ways, w=where), f"float(({mask}).mean() * 100)")
     if drawn < 0.38:
         ways = "drop all rows where {w}|remove the rows where {w}|get rid of rows where {w}|{df} without the rows where {w}"
