@@ -188,7 +188,7 @@ def test_nothing_held_out_is_trained_on(data: dict[str, list[Row]], cards: list[
         assert [row["id"] for row in data[name] if row["source"].partition(":")[2] in frozen] == []
     trained = "\n".join(turn["content"] for row in data["train_theory.jsonl"] for turn in row["messages"])
     assert [one.id for one in cards if one.id in frozen and any(text in trained for text in one.definition)] == []
-    for name, other in (("eval.jsonl", {"es", "fr", "de", "pt", "zh", "ja", "hi"}), ("eval_theory.jsonl", set())):
+    for name, other in (("eval.jsonl", {"asked", "es", "fr", "de", "pt", "zh", "ja", "hi"}), ("eval_theory.jsonl", set())):
         assert {row["slice"] for row in data[name]} == {"known", "heldout"} | other
         assert all((row["slice"] == "heldout") == (row["source"].partition(":")[2] in frozen) for row in data[name])
 
@@ -297,6 +297,7 @@ def test_what_passed_is_not_run_again(tmp_path: Path) -> None:
 def test_check_counts_the_faults_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(rows, "intents", list)
     monkeypatch.setattr(rows, "cards", list)
+    monkeypatch.setattr(rows, "asked", list)
     answer = {"role": "assistant", "content": "```python\n1 + 2\n```"}
     question = {"role": "user", "content": "please one and one thanks"}
     system = code_row()["messages"][0]
