@@ -226,7 +226,7 @@ def test_a_right_answer_is_proved_and_nothing_else_is_asked() -> None:
 
 
 def test_the_first_answer_streams_before_anything_runs() -> None:
-    replies = list(stream(PROVE, Answers("df['prise'].mean()")))
+    replies = list(stream(replace(PROVE, text="mean of price in df"), Answers("df['prise'].mean()")))
     steps = [bool(reply.step) for reply in replies]
     first = steps.index(True)
     assert replies[first].text == fenced("df['prise'].mean()")
@@ -234,6 +234,11 @@ def test_the_first_answer_streams_before_anything_runs() -> None:
     assert replies[-1].code == "df['price'].mean()"
     assert replies[-1].repairs == ("column 'prise' is 'price'",)
     assert replies[-1].attempts == 1
+
+
+def test_others_are_tried_when_the_first_forgets_what_the_question_names() -> None:
+    last = ask(PROVE, Answers("df['price'].mean()", others=[GOOD]))
+    assert (last.text, last.proof, last.failed) == (fenced(GOOD), RUNGS, "")
 
 
 def test_candidates_vote_when_the_first_fails() -> None:

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from twofold import retrieve
+from twofold.clean import tree_of
 from twofold.datasets import build, notes, rows
 from twofold.engines.scripted import Scripted
 from twofold.evals import ladder, report, suite
 from twofold.evals.execution import score_all
-from twofold.evals.pattern import api, match_code, match_theory, tree_of, wanted
+from twofold.evals.pattern import api, match_code, match_theory, wanted
 from twofold.types import Sampling
 
 REFERENCE = '```python\nimport matplotlib.pyplot as plt\n\nplt.hist(df["fare"].dropna(), bins=20)\nplt.xlabel("fare")\nplt.show()\n```'

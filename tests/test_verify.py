@@ -355,6 +355,9 @@ def test_a_name_that_the_question_spells_out_and_the_code_forgets_is_told() -> N
     assert verify.unused('df["qty"].mean()', "df has these columns: qty, region, unit_price, day. mean of qty", columns) == ()
     assert verify.unused('df["q"].mean()', "mean of `weight_kg`", {}) == ("weight_kg",)
     assert verify.unused("x", "fix this: ```df['unit_price']```", columns) == ()
+    shown = "df: 120 rows; qty int64, region str, unit_price float64"
+    assert climb('df["qty"].mean()', "mean qty by region", notebook=shown, run=False).unused == ("region",)
+    assert climb('df.groupby("region")["qty"].mean()', "mean qty by region", notebook=shown, run=False).unused == ()
 
 
 def test_of_equally_far_answers_the_one_that_uses_what_was_named_wins() -> None:

@@ -126,13 +126,17 @@ def _prose(text: str, final: bool) -> str:
     return "".join(kept).strip()
 
 
+def tree_of(code: str) -> ast.Module | None:
+    """The syntax tree of code, or None where Python cannot parse it."""
+    try:
+        return ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
 def parses(code: str) -> bool:
     """True when Python can parse the code."""
-    try:
-        ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
+    return tree_of(code) is not None
 
 
 def clean(raw: str, form: Form, prompt: str = "", *, final: bool) -> str:

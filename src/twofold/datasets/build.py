@@ -146,11 +146,7 @@ def schema(frames: Mapping[str, rows.Frame], known: Mapping[str, rows.Frame], rn
 def example(intent: rows.Intent, known: Mapping[str, rows.Frame], rng: random.Random) -> Note:
     """A solved example of an intent, with columns of its own."""
     ask = rng.choice(kept(intent.asks, evaluation=False))
-    world = drawn_frames(intent.solution, intent, known, rng)
-    try:
-        filled = rows.fill(intent, world, rng, rows.mentioned(ask))
-    except TwofoldError:
-        filled = rows.fill(intent, known, rng, rows.mentioned(ask))
+    filled, _ = _filled(intent, intent.solution, known, rng, rows.mentioned(ask))
     return Note("example", rows.substitute(ask, filled.said), rows.substitute(intent.solution, filled.code).strip(), intent.id)
 
 
@@ -217,7 +213,8 @@ def code_row(
     show = bool(intent.frame) or silent or rng.random() < (0.3 if evaluation else 0.35)
     if show:  # a notebook block names the frame for the ask
         told |= {slot for slot, spec in intent.slots.items() if spec == "frame"}
-    filled, world = _filled(intent, known, rng, told, evaluation)
+    whole = "".join((intent.solution, intent.check, *(one.solution + one.check for one in intent.follow)))
+    filled, world = _filled(intent, whole, known, rng, told, evaluation)
     columns = {name for slot, name in filled.code.items() if isinstance(intent.slots[slot], str)}
     question = say(ask, filled, intent.slots, rng, language, loose=show and not evaluation)
     shown = schema(filled.frames, {**known, **world}, rng) if show else ""
@@ -252,10 +249,9 @@ def _ask(intent: rows.Intent, rng: random.Random, evaluation: bool, language: st
 
 
 def _filled(
-    intent: rows.Intent, known: Mapping[str, rows.Frame], rng: random.Random, told: Iterable[str], evaluation: bool
+    intent: rows.Intent, code: str, known: Mapping[str, rows.Frame], rng: random.Random, told: Iterable[str], evaluation: bool = False
 ) -> tuple[rows.Filled, Mapping[str, rows.Frame]]:
-    """The intent's slots with values, and the frames they were drawn from."""
-    code = "".join((intent.solution, intent.check, *(one.solution + one.check for one in intent.follow)))
+    """The intent's slots with values for its `code`, and the frames they were drawn from; made-up ones for training only."""
     world = known if evaluation else drawn_frames(code, intent, known, rng)
     try:
         return rows.fill(intent, world, rng, told), world

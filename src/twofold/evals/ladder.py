@@ -18,7 +18,7 @@ from twofold import clean, notebook, prompts, retrieve
 from twofold.datasets import build, rows
 from twofold.engines.later import Later
 from twofold.evals import suite
-from twofold.evals.pattern import match_theory, spoken, tree_of
+from twofold.evals.pattern import match_theory, spoken
 from twofold.types import Note, Sampling
 
 FIRST = ("net", "gross", "unit", "store", "order", "client", "parcel", "engine", "sensor", "garden", "ticket", "harbor", "cabin", "pallet")
@@ -153,7 +153,7 @@ def copies(engine: suite.Remembered, number: int, seed: int) -> tuple[Gate, Gate
 def said(engine: suite.Remembered, question: str, shown: str) -> set[str]:
     """Every name in the code that CODE answers with."""
     raw = "".join(engine.generate(prompts.compose("code", question, notebook=shown), "code", Sampling()))
-    tree = tree_of(clean.code_of(clean.clean(raw, "code", question, final=True)))
+    tree = clean.tree_of(clean.code_of(clean.clean(raw, "code", question, final=True)))
     return set(spoken(tree)) if tree else set()
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from twofold.clean import code_of
+from twofold.clean import code_of, tree_of
 from twofold.datasets import rows
 
 DISPLAY = frozenset(
@@ -45,14 +45,6 @@ class Rubric:
     """Share of the must patterns found, 0-1."""
     wrong: bool
     """A must_not pattern was found."""
-
-
-def tree_of(code: str) -> ast.Module | None:
-    """The syntax tree of code, or None where Python cannot parse it."""
-    try:
-        return ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
 
 
 def api(tree: ast.AST) -> list[str]:

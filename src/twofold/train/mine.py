@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from twofold import notebook, prompts
+from twofold.clean import tree_of
 from twofold.datasets import coin
 from twofold.datasets.build import fenced
 from twofold.datasets.phrases import QUESTIONS
@@ -103,13 +104,6 @@ def _imports(tree: ast.Module) -> Iterator[tuple[str, str, str]]:
                 yield one.asname or one.name, node.module.split(".")[0], bound
 
 
-def _parsed(code: str) -> ast.Module | None:
-    try:
-        return ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-
-
 def _columns(tree: ast.Module) -> Iterator[tuple[str, str]]:
     """(variable, column) of every df["column"], df[["a", "b"]], df.groupby("a")["b"] and plot(data=df, x="a")."""
     for node in ast.walk(tree):
@@ -152,7 +146,7 @@ def cells(text: str) -> Iterator[Cell]:
         if fence[1] != "python":
             continue
         code = "\n".join(line for line in fence[2].splitlines() if not line.lstrip().startswith(("%", "!"))).strip()
-        tree = _parsed(code)
+        tree = tree_of(code)
         if tree is None:
             continue
         known.update({name: (module, statement) for name, module, statement in _imports(tree)})
@@ -162,7 +156,7 @@ def cells(text: str) -> Iterator[Cell]:
         found += [(last, code), *_chunks(code)]
     for said, code in found:
         task = told(said)
-        tree = _parsed(code) if task and len(code) <= 700 and code.count("\n") < 14 and not OUTDATED.search(code) else None
+        tree = tree_of(code) if task and len(code) <= 700 and code.count("\n") < 14 and not OUTDATED.search(code) else None
         if tree is None or not any(not isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef) for node in tree.body):
             continue
         names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]

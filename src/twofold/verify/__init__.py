@@ -81,9 +81,9 @@ def climb(code: str, question: str, frames: Frames = (), notebook: str = "", *, 
         seen.add(fixed.code)
         done = (*done, fixed.words)
         verdict = _attempt(fixed.code, question, frames, notebook, run)
-    if verdict.failed and done:  # half a repair that leads nowhere is no repair: show what was written
-        return first if len(verdict.passed) <= len(first.passed) else replace(verdict, repairs=done)
-    return replace(verdict, repairs=done)
+    if verdict.failed and len(verdict.passed) <= len(first.passed):
+        verdict, done = first, ()  # half a repair that leads nowhere is no repair: show what was written
+    return replace(verdict, repairs=done, unused=unused(verdict.code, question, known_columns(frames, notebook)))
 
 
 def choose(verdicts: Sequence[Verdict]) -> Verdict:
@@ -135,7 +135,7 @@ def known_columns(frames: Frames, notebook: str) -> dict[str, frozenset[str]]:
 def _repaired(verdict: Verdict, question: str, frames: Frames, notebook: str) -> repair.Fixed | None:
     columns = known_columns(frames, notebook)
     if verdict.failed == RESOLVES:
-        fault = _first_fault(ast.parse(verdict.code), verdict.code, question, frames, notebook)
+        fault = _first_fault(ast.parse(verdict.code), question, frames, notebook)
         return repair.for_fault(verdict.code, fault, columns, question) if fault else None
     if verdict.failed == CHECKS and verdict.line:
         return repair.sort_turned(verdict.code, verdict.line)
@@ -152,7 +152,7 @@ def _attempt(code: str, question: str, frames: Frames, notebook: str, run: bool)
         return Verdict(code, (), PARSES, f"{error.msg} (line {error.lineno})", error.lineno or 0, f"SyntaxError: {error}")
     except (ValueError, RecursionError, MemoryError) as error:
         return Verdict(code, (), PARSES, f"Python cannot read it: {error}", error=f"{type(error).__name__}: {error}")
-    fault = _first_fault(tree, code, question, frames, notebook)
+    fault = _first_fault(tree, question, frames, notebook)
     if fault is not None:
         return Verdict(code, (PARSES,), RESOLVES, fault.reason, fault.line, f"line {fault.line}: {fault.reason}")
     passed: tuple[str, ...] = (PARSES, RESOLVES)
@@ -193,7 +193,7 @@ def _attempt(code: str, question: str, frames: Frames, notebook: str, run: bool)
     return Verdict(code, (*passed, OWN), run=on_own.outcome, signature=_signature(on_own))
 
 
-def _first_fault(tree: ast.Module, code: str, question: str, frames: Frames, notebook: str) -> names.Fault | None:
+def _first_fault(tree: ast.Module, question: str, frames: Frames, notebook: str) -> names.Fault | None:
     """The first name that does not resolve. A variable that nobody told of may be one of the user's, where the user's are not known."""
     columns = known_columns(frames, notebook)
     told = {*columns, *schemas.parse(notebook)}
@@ -204,7 +204,6 @@ def _first_fault(tree: ast.Module, code: str, question: str, frames: Frames, not
     else:
         theirs |= {name for name in free if inputs.is_split(name)}
     found = names.faults(tree, {name: columns[name] for name in columns if name in free}, {*theirs, *told})
-    del code
     return found[0] if found else None
 
 
