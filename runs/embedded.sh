@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The embedded model from text to adapters: about 25 minutes on four H200 with the defaults, or on one H100 with MINUTES=20.
 #   CORPUS=folder of *.jsonl.zst shards (docs/training.md tells their form)   WORK=where everything is written
+#   PRETRAIN="--init FOLDER --lr 2.5e-3" goes on from the weights of an earlier run
 set -euo pipefail
 cd "$(dirname "$0")/.."
 CORPUS=${CORPUS:?name the folder of corpus shards}
@@ -26,19 +27,23 @@ shard() {  # flags, shard
   $TWOFOLD train corpus $1 --source "$2" --tokenizer "$WORK/tokenizer" --out "$WORK/corpus" --name text ${DROP:+--drop "$DROP"}
 }
 pass() {
-  $TWOFOLD data build --out "$WORK/mid/$1" --code "$ROWS" --theory $((ROWS * 3 / 5)) --seed "$1" --base 0.04 --no-evaluation && $FILTER "$WORK/mid/$1" &&
+  $TWOFOLD data build --out "$WORK/mid/$1" --code "$ROWS" --theory $((ROWS * 3 / 5)) --seed "$1" --base 0.04 --stitched 0.35 --no-evaluation && $FILTER "$WORK/mid/$1" &&
     $TWOFOLD train corpus --source "" --rows "$WORK/mid/$1" --tokenizer "$WORK/tokenizer" --out "$WORK/corpus" --name "mid$1"
 }
 export -f shard pass
 { ls "$CORPUS"/*.jsonl.zst | xargs -P "$JOBS" -I{} bash -c 'shard "" {}'; ls "$CORPUS"/*.jsonl.zst | xargs -P "$JOBS" -I{} bash -c 'shard "--no-text --mine 2" {}'; } > "$WORK/corpus.log" 2>&1 &
-{ seq 1 "$PASSES" | xargs -P "$JOBS" -I{} bash -c 'pass {}'; } > "$WORK/mid.log" 2>&1 &
+fresh() {
+  $TWOFOLD data build --out "$WORK/adapters" --code "$ADAPTER_ROWS" --theory $((ADAPTER_ROWS / 2)) --seed 1000 --stitched 0.2 --no-evaluation && $FILTER "$WORK/adapters"
+}
+{ seq 1 "$PASSES" | xargs -P "$JOBS" -I{} bash -c 'pass {}'; fresh; } > "$WORK/mid.log" 2>&1 &
+rows=$!
 
 # 3. Pretraining by the clock: mixes, schedules and the NF4-aware finish are in the Config of train/pretrain.py.
 $LAUNCH train pretrain --corpus "$WORK/corpus" --tokenizer "$WORK/tokenizer" --out "$WORK/pretrain" --minutes "$MINUTES" --wait-for notebook,docs,chat-code,chat-theory $PRETRAIN
 
 # 4. NF4, then both adapters on it, over rows that nothing has seen.
 $TWOFOLD train quantize --model "$WORK/pretrain" --out "$WORK/base"
-$TWOFOLD data build --out "$WORK/adapters" --code "$ADAPTER_ROWS" --theory $((ADAPTER_ROWS / 2)) --seed 1000 --no-evaluation && $FILTER "$WORK/adapters"
+wait "$rows"
 train() {
   $TWOFOLD train "$1" --base "$WORK/base" --data "$WORK/adapters/$2" --out "$WORK/$1" --epochs 1 --batch 64 --micro 64 --lr "$3" > "$WORK/$1.log" 2>&1
 }

@@ -321,3 +321,27 @@ def test_everyday_questions_bring_their_frame_and_show_its_schema(known: Mapping
         row = build.code_row(one, asked, known, rng)
         assert row["messages"][1]["content"].startswith("Notebook:\n")
         assert one.frame in row["check"]["frames"].values()
+
+
+def test_an_answer_with_its_own_card_at_hand_is_read_from_it(cards: list[Card]) -> None:
+    rng, read = random.Random(3), 0
+    for number in range(300):
+        row = build.theory_row(cards[number % len(cards)], cards, rng)
+        prompt, answer = row["messages"][-2]["content"], row["messages"][-1]["content"]
+        quoted = [one in prompt for one in build.sentences(answer) if not one.startswith("That is a common")]
+        if f"Card: {cards[number % len(cards)].names[0]}\n" in prompt:
+            read += 1
+            assert all(quoted), (prompt, answer)
+    assert read > 80
+
+
+def test_a_stitched_card_answers_what_nobody_knows(cards: list[Card]) -> None:
+    rng = random.Random(4)
+    names = {name for card in cards for name in card.names}
+    read = []
+    for _ in range(60):
+        row = build.stitched_row(cards, rng)
+        prompt, answer = row["messages"][-2]["content"], row["messages"][-1]["content"]
+        assert not {line.removeprefix("Card: ") for line in prompt.splitlines() if line.startswith("Card: ")} <= names
+        read += [one in prompt for one in build.sentences(answer)]
+    assert sum(read) > 0.97 * len(read)

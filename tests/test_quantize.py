@@ -125,3 +125,18 @@ def test_the_folder_holds_rounded_masters_the_tokenizer_and_a_record(run: Path) 
 def test_a_folder_without_a_run_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(TwofoldError, match=r"no masters\.pt in .*twofold train pretrain"):
         quantize.main(quantize.Config(model=str(tmp_path), out=str(tmp_path / "out")))
+
+
+def test_pretraining_goes_on_from_an_nf4_folder(run: Path) -> None:
+    model = pretrain.Model(SHAPE, WORDS)
+    pretrain.start_from(model, run / "base")
+    for name, value in random_state().items():
+        kept = quantize.round_nf4(value) if quantize.is_linear(name) else value
+        torch.testing.assert_close(dict(model.named_parameters())[name].data, kept.bfloat16().float(), rtol=0, atol=0)
+
+
+def test_pretraining_goes_on_only_from_the_same_shape(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(TwofoldError, match="another shape or vocabulary"):
+        pretrain.start_from(pretrain.Model(SHAPE, WORDS + 1), run / "base")
+    with pytest.raises(TwofoldError, match="no model"):
+        pretrain.start_from(pretrain.Model(SHAPE, WORDS), tmp_path)

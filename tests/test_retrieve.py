@@ -117,6 +117,15 @@ def test_cards_lose_whole_last_lines_but_not_what_is_asked() -> None:
     assert [line.partition(":")[0] for line in kept.text.splitlines()] == ["Definition", "Versus y"]
 
 
+def test_a_card_keeps_the_line_that_speaks_of_the_question() -> None:
+    lines = ["Definition: A foo is a bar.", "How: " + "First this happens, then that. " * 4, "Why: " + "It saves memory on servers. " * 4]
+    card = Note("card", "foo", "\n".join(lines), "foo")
+    (kept,) = retrieve.fit([card], "does foo save memory", 160)
+    assert kept.text.splitlines() == [lines[0], lines[2]]
+    (kept,) = retrieve.fit([card], "what happens in foo", 170)
+    assert kept.text.splitlines() == lines[:2]
+
+
 def test_an_example_is_whole_or_absent() -> None:
     short, long = Note("example", "a", "1", "a"), Note("example", "b", "2" * 500, "b")
     assert retrieve.fit([long, short], "", 100) == (short,)

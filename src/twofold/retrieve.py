@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Literal
 
@@ -312,18 +312,21 @@ def choose(index: Index, question: str, k: int, own: Mapping[str, str]) -> list[
 
 
 def fit(notes: Sequence[Note], question: str, budget: int) -> tuple[Note, ...]:
-    """The notes that share `budget` characters: examples whole or not at all, cards without their last lines.
+    """The notes that share `budget` characters: examples whole or not at all, cards without the lines that say least about the question.
 
-    The lines that the question asks for by label ("formula", "versus ridge") go last.
+    A definition goes last, and before it the lines that the question asks for by label ("formula", "versus ridge"), then those that share
+    most words with it; of equals the last goes first.
     """
-    asked = set(_words("versus definition")).union(_words(question), *(_words(note.title) for note in notes))
+    titles = set(chain.from_iterable(_words(note.title) for note in notes))
+    asked, wanted = {"definition", "versus"}.union(_words(question), titles), set(tokens(question)) - set(map(same, titles))
     fitted: list[Note] = []
     for at, note in enumerate(notes):
         share = budget // (len(notes) - at)
         lines = note.text.splitlines()
+        worth = {line: (asked.issuperset(_words(line.partition(":")[0])), len(wanted.intersection(tokens(line)))) for line in lines}
         while note.kind == "card" and len(lines) > 1 and len("\n".join(lines)) > share:
-            spare = [i for i, line in enumerate(lines) if not asked.issuperset(_words(line.partition(":")[0]))]
-            del lines[max(spare, default=len(lines) - 1)]
+            least = min(worth[line] for line in lines[1:])
+            del lines[max(i for i, line in enumerate(lines) if i and worth[line] == least)]
         text = "\n".join(lines)
         if len(text) <= budget:
             fitted.append(Note(note.kind, note.title, text, note.source))

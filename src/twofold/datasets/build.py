@@ -4,7 +4,7 @@ import json
 import random
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from twofold import notebook, prompts, retrieve
 from twofold.datasets import coin, compose, rows
 from twofold.datasets.damage import damaged
-from twofold.datasets.explain import Question, answer_of, renaming, sections, understood, worded
+from twofold.datasets.explain import PASSAGES, Question, answer_of, renaming, sections, stitched, understood, worded
 from twofold.datasets.phrases import ABOUT_ME, ASKING, BASE_TALK, FOLLOW_UPS, IMPERATIVES, INTROS, LEADS, TAILS
 from twofold.types import Message, Note, TwofoldError
 
@@ -58,6 +58,8 @@ class Config:
     """Also write eval.jsonl and eval_theory.jsonl."""
     base: float = 0.0
     """Share of extra BASE small-talk rows, for mid-training only."""
+    stitched: float = 0.0
+    """Share of explanations whose card is stitched from several and must be read; they mean nothing: for training the small model only."""
 
 
 def heldout(path: Path = rows.SOURCES / "heldout.json") -> frozenset[str]:
@@ -312,16 +314,24 @@ def composed_row(known: Mapping[str, rows.Frame], rng: random.Random) -> Row:
     return chat_row(messages, fenced(code), "composed", {"test": check, "frames": behind({df: frame}, known), "files": {}})
 
 
-def card_note(card: rows.Card, parts: Mapping[str, str] | None = None) -> Note:
-    """A card as it stands in a prompt: labelled lines."""
+def card_note(card: rows.Card, parts: Mapping[str, str] | None = None, keep: Callable[[str], bool] = bool) -> Note:
+    """A card as it stands in a prompt: labelled lines, of which those stay whose text is to `keep`; the other wordings of a part come last.
+
+    parts: the wording of each part that comes first; without it the first ones.
+    """
     parts = parts or sections(card)
-    lines = [
-        f"{name.capitalize()}: {parts[name]}"
-        for name in ("definition", "intuition", "how", "why", "when", "pitfalls", "formula", "example")
-        if name in parts
-    ]
-    lines += [f"Versus {one['other']}: {one['text']}" for one in card.versus if "versus" not in parts or parts["versus"] == one["text"]]
-    return Note("card", card.names[0], "\n".join(lines), card.id)
+    lines = [(name, parts[name]) for name in (*PASSAGES[:-1], "formula", "example") if name in parts]
+    lines += [(f"versus {one['other']}", one["text"]) for one in card.versus]
+    lines += [("not so", f"{one['claim']} {one['truth']}") for one in card.misconceptions]
+    for name in ("how", "why", "when", "intuition", "example"):
+        lines += [(name, text) for text in getattr(card, name) if text != parts.get(name)]
+    shown = (f"{name[0].upper()}{name[1:]}: {text}" for name, text in lines if keep(text))
+    return Note("card", card.names[0], "\n".join(shown), card.id)
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a passage that say something: of more than twenty characters."""
+    return [one for one in re.split(r"(?<=[.!?])\s+", text) if len(one) > 20]
 
 
 def theory_row(card: rows.Card, others: Sequence[rows.Card], rng: random.Random, evaluation: bool = False) -> Row:
@@ -349,6 +359,24 @@ def theory_row(card: rows.Card, others: Sequence[rows.Card], rng: random.Random,
             notes = [replace(one, title=swap(one.title), text=swap(one.text)) if one.source == card.id else one for one in notes]
     messages = prompts.compose("theory", question if tidy else rough(question, rng, ()), notes=notes, recalled=turns)
     return chat_row(messages, answer, f"card:{card.id}", check)
+
+
+def stitched_row(cards: Sequence[rows.Card], rng: random.Random) -> Row:
+    """One chat row whose answer can only be read from the card at hand."""
+    card = stitched(cards, coin.concept(rng), rng)
+    question, kind, extra = worded(card, rng)
+    parts = sections(card, rng) | extra
+    answer = answer_of(kind, parts, rng)
+    turns: list[Message] = []
+    if rng.random() < 0.15:
+        turns = exchange(rough(question, rng, ()), answer)
+        question, kind, answer = _follow_up(parts, answer, rng)
+    notes = [_quoted(card, parts, answer, rng)]
+    if rng.random() < 0.3:
+        notes.append(card_note(rng.choice(cards)))
+    notes = _readable(notes, question, answer, rng)
+    messages = prompts.compose("theory", rough(question, rng, card.names), notes=notes, recalled=turns)
+    return chat_row(messages, answer, "stitched", {"must": [], "must_not": [], "kind": kind})
 
 
 def _question(card: rows.Card, rng: random.Random, evaluation: bool) -> Question:
@@ -379,15 +407,24 @@ def _cards(
         return []
     notes: list[Note] = []
     if drawn < 0.48:
-        most = {name: text for name, text in parts.items() if name not in ("truth", "pitfall") and rng.random() < 0.4}
-        most |= {name: text for name, text in parts.items() if text in answer}
-        notes = [card_note(card, most or parts)]
+        notes = [_quoted(card, parts, answer, rng)]
     if not notes or rng.random() < 0.18:
         wrong = stray(card, others, rng)
         if wrong.id != card.id:
-            told = {name: text for name, text in sections(wrong, rng).items() if name == "definition" or rng.random() < 0.3}
-            notes.append(card_note(wrong, told))
-    return fitted(notes, question, rng)
+            notes.append(card_note(wrong, sections(wrong, rng), lambda text: text in wrong.definition or rng.random() < 0.3))
+    return _readable(notes, question, answer, rng) if drawn < 0.48 else fitted(notes, question, rng)
+
+
+def _readable(notes: list[Note], question: str, answer: str, rng: random.Random) -> list[Note]:
+    """The notes that fit, or the first alone where an answer could not be read from them."""
+    found = fitted(notes[:], question, rng)
+    shown = "\n".join(note.text for note in found)
+    return found if all(one in shown for one in sentences(answer)) else fitted(notes[:1], question, rng)
+
+
+def _quoted(card: rows.Card, parts: Mapping[str, str], answer: str, rng: random.Random) -> Note:
+    """The card's note with the lines that an answer quotes and some more."""
+    return card_note(card, parts, lambda text: any(one in answer for one in sentences(text)) or rng.random() < 0.4)
 
 
 def talk_row(rng: random.Random, adapter: str) -> Row:
@@ -424,7 +461,10 @@ def render(config: Config, adapter: str) -> Iterator[Row]:
     else:
         cards = [one for one in rows.cards() if one.id not in frozen]
         for number in range(config.theory):
-            yield theory_row(cards[number % len(cards)], cards, rng)
+            if rng.random() < config.stitched:
+                yield stitched_row(cards, rng)
+            else:
+                yield theory_row(cards[number % len(cards)], cards, rng)
             if number % 60 == 0:
                 yield talk_row(rng, "theory")
             if rng.random() < config.base:

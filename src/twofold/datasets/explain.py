@@ -2,8 +2,9 @@
 
 import random
 import re
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from twofold.datasets.phrases import CUES, QUESTIONS
 from twofold.datasets.rows import Card
@@ -26,6 +27,8 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "any": ("definition", "how", "when?", "pitfall?"),
 }
 COMPARING = re.compile(r"\b(vs|versus|or|diff\w*|compar\w*|better|than|instead|same as|rather|prefer|over|between|which)\b")
+PASSAGES = ("definition", "intuition", "how", "why", "when", "pitfalls", "example")
+_TAIL = re.compile(r"(?<=[,;]) [^,;.$]{15,}\.(?=\s|$)")
 LONG = 110  # words; the last part of a longer answer is a paragraph of its own
 
 
@@ -119,3 +122,22 @@ def renaming(card: Card, fresh: str) -> Callable[[str], str]:
         return pattern.sub(name, text)
 
     return swap
+
+
+def stitched(cards: Sequence[Card], name: str, rng: random.Random) -> Card:
+    """A card of a concept that there is not: passages of several cards under one invented name, the tails of sentences exchanged.
+
+    Nothing in it can be known by heart, so only reading it answers a question about it. It means nothing: it is for training to quote.
+    """
+    told = [(card, renaming(card, name)) for card in rng.sample(cards, len(PASSAGES) + 1)]
+    tails = [tail[0] for card, swap in told for text in (*card.how, *card.why, *card.when) if (tail := _TAIL.search(swap(text)))]
+
+    def passage(card: Card, swap: Callable[[str], str], part: str) -> tuple[str, ...]:
+        texts = getattr(card, part) if part == "pitfalls" else (rng.choice(getattr(card, part)),)
+        return tuple(_TAIL.sub(lambda _: rng.choice(tails), swap(text)) if tails and rng.random() < 0.6 else swap(text) for text in texts)
+
+    parts: dict[str, Any] = {part: passage(*one, part) for part, one in zip(PASSAGES, told, strict=False)}
+    last, swap = told[-1]
+    versus = tuple({"other": one["other"], "text": swap(one["text"])} for one in last.versus)
+    bare = replace(last, id="stitched", names=(name,), versus=versus, misconceptions=(), formula="", asks_in={}, must=(), must_not=())
+    return replace(bare, **parts)

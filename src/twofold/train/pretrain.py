@@ -26,19 +26,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from twofold.train import record
-from twofold.train.quantize import round_nf4
+from twofold.train.quantize import dequantized, round_nf4
 from twofold.types import TwofoldError
 
 T = TypeVar("T")
 
 # Shares of each slice, by phase. Slices that have no file are left out and the others scaled up.
 EARLY = {
-    "notebook": 22, "code": 25, "python": 8, "docs": 11, "prose": 13, "multilingual": 1,
-    "mined-code": 4, "mined-theory": 3, "chat-code": 8, "chat-theory": 5,
+    "notebook": 20, "code": 28, "python": 12, "docs": 9, "prose": 10, "multilingual": 2,
+    "mined-code": 2, "mined-theory": 3, "chat-code": 9, "chat-theory": 5,
 }  # fmt: skip
 LATE = {
-    "notebook": 18, "code": 12, "python": 3, "docs": 10, "prose": 7, "multilingual": 2,
-    "mined-code": 8, "mined-theory": 6, "chat-code": 21, "chat-theory": 13,
+    "notebook": 18, "code": 18, "python": 6, "docs": 9, "prose": 6, "multilingual": 2,
+    "mined-code": 3, "mined-theory": 4, "chat-code": 22, "chat-theory": 12,
 }  # fmt: skip
 
 
@@ -100,6 +100,8 @@ class Config:
     """Time between snapshots; a run started again with the same out goes on from the last."""
     compile: bool = True
     """Use torch.compile on a GPU."""
+    init: str = ""
+    """Model folder (NF4 or bf16, of this shape and tokenizer) whose weights the run goes on from; empty = random weights."""
     wait_for: str = ""
     """Comma-separated slices without which training does not begin (files may arrive while it runs)."""
 
@@ -248,6 +250,19 @@ class Model(nn.Module):
             found.append(float((q.float() @ k.float().transpose(-1, -2)).amax() / q.shape[-1] ** 0.5))
             x = block(x, cos, sin)
         return found
+
+
+def start_from(model: Model, folder: Path) -> None:
+    """Give a model the weights of a folder. Raises TwofoldError when there are none or they are of another shape."""
+    if not (folder / "model.safetensors").exists():
+        raise TwofoldError(f"no model.safetensors in {folder}: name the folder of a quantised or exported model with --init")
+    found = {name.removeprefix("model."): value.float() for name, value in dequantized(folder).items()}
+    wanted = dict(model.named_parameters())
+    odd = sorted(name for name in wanted if name not in found or found[name].shape != wanted[name].shape)
+    if odd:
+        raise TwofoldError(f"{folder} is of another shape or vocabulary ({odd[0]}, {len(odd)} in all): --init wants the same")
+    for name, weight in wanted.items():
+        weight.data.copy_(found[name])
 
 
 def newton_schulz(stack: Tensor) -> Tensor:
@@ -553,7 +568,10 @@ def main(config: Config) -> None:
         time.sleep(1)
         data.refresh()
 
-    model: Any = Model(config, vocabulary).to(device)
+    model: Any = Model(config, vocabulary)
+    if config.init:
+        start_from(model, Path(config.init))
+    model.to(device)
     optimiser = Optimiser(model, config, torch.compile(newton_schulz) if cuda and config.compile else newton_schulz)
     if cuda:
         model.to(torch.bfloat16)

@@ -74,7 +74,7 @@ def model(draw: Draw) -> Task | None:
     binary, numbers = draw.names("binary"), draw.names("float", "int")
     classify = bool(binary) and rng.random() < 0.55
     target = binary[0] if classify else numbers.pop()
-    features = numbers[: rng.randint(1, min(6, len(numbers)))]
+    features = numbers[: rng.randint(1, min(9, len(numbers)))]
     chosen = rng.choice(CLASSIFIERS if classify else REGRESSORS)
     score = rng.choice(HITS if classify else ERRORS)
     share = rng.choice((0.2, 0.25, 0.3))

@@ -156,7 +156,7 @@ def _shown_rows(draw: Draw, where: str, mask: str) -> Task:
     ask, code = draw.say(ways, w=where, df=draw.df), f"{draw.df}[{mask}]"
     chosen: list[str] = []
     if rng.random() < 0.35:
-        chosen = draw.names("float", "int", "cat", "date", "id", "binary")[: rng.randint(1, 5)]
+        chosen = draw.names("float", "int", "cat", "date", "id", "binary")[: rng.choice((1, 2, 3, 4, 5, 7, 9, 12))]
         code = f"{draw.df}.loc[{mask}, {quoted(chosen) if len(chosen) > 1 or rng.random() < 0.5 else text(chosen[0])}]"
         way = draw.pick(", only the columns {c}|, show just {c}| and return {c}|, columns {c}")
         ask = ask.rstrip("?") + draw.fill(way, c=draw.listed(chosen))
