@@ -14,8 +14,15 @@ SURFACES = {"twofold", "twofold.__main__"}  # the public names, and `python -m t
 
 # Where each third party may be imported.
 HOMES = {
-    "torch": ("engines.local", "engines.libraries", "train", "evals.speed", "evals.ladder"),  # both evals measure the engine's own machine
-    "transformers": ("engines.local", "engines.libraries", "train", "evals.ladder"),  # ladder builds rungs that no engine serves
+    "torch": (
+        "engines.local",
+        "engines.libraries",
+        "train",
+        "evals.speed",
+        "evals.ladder",
+        "evals.base",
+    ),  # both evals measure the engine's own machine
+    "transformers": ("engines.local", "engines.libraries", "train", "evals.ladder", "evals.base"),  # both build what no engine serves
     "peft": ("engines.local", "train"),
     "bitsandbytes": ("engines.libraries", "train"),
     "huggingface_hub": ("engines.folders",),
@@ -28,7 +35,7 @@ HOMES = {
     "datasketch": ("datasets.near",),
     "scipy": ("train.router",),
     "sklearn": ("train.router",),
-    "tokenizers": ("train",),
+    "tokenizers": ("train", "evals.base"),
     "zstandard": ("train.corpus",),
     "tqdm": ("train", "datasets", "evals"),
     "gradio": ("app",),
@@ -41,6 +48,9 @@ HOMES = {
 EAGER = ("app", "magics", "server", "train", "engines.local", "engines.libraries")
 # What crosses the table, and why.
 CROSSINGS = {
+    ("twofold.evals.base", "twofold.train.quantize"),
+    ("twofold.evals.base", "twofold.train.pretrain"),  # the rows that pretraining held out
+    ("twofold.evals.base", "twofold.train.corpus"),
     ("twofold.evals.ladder", "twofold.train.quantize"),  # the bottom rung is the trained base without its packing
 }
 

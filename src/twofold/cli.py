@@ -46,7 +46,7 @@ class Stage(NamedTuple):
     """Fields that the command's name decides."""
 
 
-GROUPS = {"train": "make the model, stage by stage", "data": "make and check the training rows", "bench": "measure this machine"}
+GROUPS = {"train": "make the model, stage by stage", "data": "make and check the training rows", "bench": "measure a model on this machine"}
 STAGES = {
     "train tokenizer": Stage("twofold.train.tokenizer", "the byte-level BPE vocabulary", "train"),
     "train corpus": Stage("twofold.train.corpus", "clean, de-duplicate and encode the pretraining text", "train"),
@@ -61,6 +61,8 @@ STAGES = {
     "data check": Stage("twofold.datasets.check", "run and check every row", "data"),
     "data stats": Stage("twofold.datasets.stats", "count and draw what the rows hold, into data/README.md", "train"),
     "eval": Stage("twofold.evals.report", "run the evaluation suites and write results/", "data"),
+    "bench ladder": Stage("twofold.evals.ladder", "the gates that a trained model must pass", "train"),
+    "bench base": Stage("twofold.evals.base", "loss by slice, completed functions and long copies of base models", "train"),
     "bench cpu": Stage("twofold.evals.speed", "time to first token, tokens a second, memory on this machine", "train"),
 }
 

@@ -29,6 +29,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 COMPARING = re.compile(r"\b(vs|versus|or|diff\w*|compar\w*|better|than|instead|same as|rather|prefer|over|between|which)\b")
 PASSAGES = ("definition", "intuition", "how", "why", "when", "pitfalls", "example")
 _TAIL = re.compile(r"(?<=[,;]) [^,;.$]{15,}\.(?=\s|$)")
+_LONGER = re.compile(r"(?<![\w$\\])[a-z]{5,}(?![\w$}])")
 LONG = 110  # words; the last part of a longer answer is a paragraph of its own
 
 
@@ -125,11 +126,14 @@ def renaming(card: Card, fresh: str) -> Callable[[str], str]:
 
 
 def stitched(cards: Sequence[Card], name: str, rng: random.Random) -> Card:
-    """A card of a concept that there is not: passages of several cards under one invented name, the tails of sentences exchanged.
+    """A card of a concept that there is not: passages of several cards under one invented name, the tails of sentences exchanged, and
+    in most cards many words too.
 
     Nothing in it can be known by heart, so only reading it answers a question about it. It means nothing: it is for training to quote.
     """
-    told = [(card, renaming(card, name)) for card in rng.sample(cards, len(PASSAGES) + 1)]
+    drawn = rng.sample(cards, len(PASSAGES) + 1)
+    mixed = exchanged([text for card in drawn for text in (*card.definition, *card.how, *card.why)], rng.choice((0.0, 0.3, 0.6)), rng)
+    told = [(card, _after(renaming(card, name), mixed)) for card in drawn]
     tails = [tail[0] for card, swap in told for text in (*card.how, *card.why, *card.when) if (tail := _TAIL.search(swap(text)))]
 
     def passage(card: Card, swap: Callable[[str], str], part: str) -> tuple[str, ...]:
@@ -141,3 +145,14 @@ def stitched(cards: Sequence[Card], name: str, rng: random.Random) -> Card:
     versus = tuple({"other": one["other"], "text": swap(one["text"])} for one in last.versus)
     bare = replace(last, id="stitched", names=(name,), versus=versus, misconceptions=(), formula="", asks_in={}, must=(), must_not=())
     return replace(bare, **parts)
+
+
+def exchanged(texts: Sequence[str], share: float, rng: random.Random) -> Callable[[str], str]:
+    """A function that puts another word of these texts for a share of the longer words, the same one wherever a word stands."""
+    words = sorted({word for text in texts for word in _LONGER.findall(text)})
+    swap = {word: rng.choice(words) for word in words if rng.random() < share}
+    return lambda text: _LONGER.sub(lambda found: swap.get(found[0], found[0]), text)
+
+
+def _after(first: Callable[[str], str], second: Callable[[str], str]) -> Callable[[str], str]:
+    return lambda text: first(second(text))

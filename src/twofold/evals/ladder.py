@@ -1,4 +1,4 @@
-"""The ladder after a training run, `python -m twofold.evals.ladder`: cheap gates first, each a number, a target and a verdict.
+"""The ladder after a training run, `twofold bench ladder`: cheap gates first, each a number, a target and a verdict.
 
 0 the NF4 folder computes what its de-quantised weights compute. 2 names are copied exactly. 3 answers have the right form. 7 THEORY uses
 the right card and survives a wrong one. All gates run, so that one report tells all; a run whose first gates fail needs no look at the
@@ -232,7 +232,3 @@ def main(config: Config) -> int:
     for gate in gates:
         print(f"{gate.number}  {gate.name:70}{gate.value:10.4g}  target {gate.target:g}  n {gate.n:4}  {'pass' if gate.passed else 'FAIL'}")
     return sum(not gate.passed for gate in gates)
-
-
-if __name__ == "__main__":
-    raise SystemExit(bool(main(Config())))
