@@ -33,12 +33,12 @@ T = TypeVar("T")
 
 # Shares of each slice, by phase. Slices that have no file are left out and the others scaled up.
 EARLY = {
-    "notebook": 20, "code": 28, "python": 12, "docs": 9, "prose": 10, "multilingual": 2,
+    "notebook": 18, "code": 30, "python": 13, "docs": 8, "prose": 9, "multilingual": 2,
     "mined-code": 2, "mined-theory": 4, "chat-code": 9, "chat-theory": 5,
 }  # fmt: skip
 LATE = {
-    "notebook": 18, "code": 18, "python": 6, "docs": 9, "prose": 6, "multilingual": 2,
-    "mined-code": 3, "mined-theory": 6, "chat-code": 21, "chat-theory": 12,
+    "notebook": 17, "code": 19, "python": 7, "docs": 8, "prose": 6, "multilingual": 2,
+    "mined-code": 3, "mined-theory": 6, "chat-code": 20, "chat-theory": 12,
 }  # fmt: skip
 
 
