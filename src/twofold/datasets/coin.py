@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from keyword import iskeyword
 
 from twofold.datasets.rows import Frame
 from twofold.twin import Column, column
@@ -159,7 +160,7 @@ def _frame(called: str, kinds: Sequence[str], rng: random.Random, style: str) ->
     made: dict[str, Column] = {}
     for kind in kinds:
         fresh = name(kind, rng, style)
-        while fresh in made or fresh.isdigit() or fresh[0].isdigit() or fresh in _RESERVED:
+        while fresh in made or fresh.isdigit() or fresh[0].isdigit() or iskeyword(fresh) or fresh in _RESERVED:
             fresh = name(kind, rng, style)
         made[fresh] = column(fresh, spec(kind, rng))
     return Frame(called, tuple(made.values()))

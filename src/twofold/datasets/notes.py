@@ -20,7 +20,7 @@ from twofold.retrieve import Index, Kind, Source
 from twofold.types import TwofoldError
 
 EXAMPLES = 2
-MOST_BYTES = 3_000_000
+MOST_BYTES = 6_000_000
 
 
 @dataclass(frozen=True, slots=True)
