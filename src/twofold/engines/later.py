@@ -1,6 +1,6 @@
 """Later: an engine that opens when something first needs it, so that a declined question never loads a model."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -72,3 +72,8 @@ class Later:
     def load(self, adapter: str, source: str | Path) -> None:
         """Load one more adapter; opens the engine."""
         self.open().load(adapter, source)
+
+    def weights(self, adapter: str) -> Mapping[str, str]:
+        """SHA-256 of each file that speaks for an adapter, empty where the engine cannot tell; opens it."""
+        tell = getattr(self.open(), "weights", None)
+        return tell(adapter) if tell else {}
