@@ -21,19 +21,19 @@ converting coordinate copy correct could count currently data dataframe date dat
 directory divide division do does domain dtype dtypes duplicate duplicated elements empty encode encountered end enough entries equal
 error estimator even exactly exceeds exist existing expect expected exponent extra factor failed fails feature features file fill finite
 first fit fitted float floating for format found frame frequency from full function given greater group grouper groups had has hashable
-have header identical ignore illegal importing in inconsistent incorrect indentation index indexer indexes indexing indices inf infinity
-input inputs instance instead int integer integers invalid is it item items iterable iteration kernel key keys keyword known label labels
-larger last left length lengths less level lexsort limit line list literal local long lower many mapping match matched matching max
-maximum merge method min minimum missing mixed mode module more most multiple must name named names nan negative neither nested never new
-no non none nonzero nor not null number numeric object objects of on one only operand operands operation operator option or order other
-otherwise out outside overflow overlap parse parser pass passed perform point positional positive possible provided raise random range
-reached read reading received reduction reference requested required requires reserved reshape resource result returned right row rows
-same sample samples scalar seem seen sequence series set shape shapes should sign single size sizes slice some sort sorted specified
-specify start starting step still store str string strings subscript subscriptable such sum supplied support supported syntax takes target
-than that the their there this time timestamp to together too training transform truth try trying tuple type types unable unbound
-underflow unequal unexpected unhashable unicode unindent unique unknown unless unmatched unsorted unsupported unterminated until upper use
-used using valid value values variable version view want warning was were what when where which while width with within without write
-wrong x y yet you your zero
+have header identical ignore illegal importing in incomplete inconsistent incorrect indentation index indexer indexes indexing indices inf
+infinity input inputs instance instead int integer integers invalid is it item items iterable iteration kernel key keys keyword known
+label labels larger last left length lengths less level lexsort limit line list literal local long lower many mapping match matched
+matching max maximum merge method min minimum missing mixed mode module more most multiple must name named names nan negative neither
+nested never new no non none nonzero nor not null number numeric object objects of on one only operand operands operation operator option
+or order other otherwise out outside overflow overlap parse parser pass passed perform point positional positive possible provided raise
+random range reached read reading received reduction reference requested required requires reserved reshape resource result returned right
+row rows same sample samples scalar seem seen sequence series set shape shapes should sign single size sizes slice some sort sorted
+specified specify start starting step still store str string strings subscript subscriptable such sum supplied support supported syntax
+takes target than that the their there this time timestamp to together too training transform truth try trying tuple type types unable
+unbound underflow unequal unexpected unhashable unicode unindent unique unknown unless unmatched unsorted unsupported unterminated until
+upper use used using valid value values variable version view want warning was were what when where which while width with within without
+write wrong x y yet you your zero
 numpy pandas sklearn scipy statsmodels matplotlib seaborn core exceptions errors linalg
 NotFittedError ParserError MergeError UndefinedVariableError InvalidIndexError IndexingError OutOfBoundsDatetime LinAlgError AxisError
 IntCastingNaNError EmptyDataError SpecificationError DataError UFuncTypeError PatsyError ConvergenceWarning ModelNotFittedError
