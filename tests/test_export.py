@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from twofold import notebook, sandbox
-from twofold.export import Exchange, markdown, write
+from twofold.export import Exchange, exchanges, markdown, write
 from twofold.types import Reply, Route, TwofoldError
 
 FRAME = pd.DataFrame({
@@ -103,6 +103,14 @@ def test_without_a_strong_sandbox_cells_that_are_not_proved_are_tagged(tmp_path:
     made = nbformat.read(tmp_path / "chat.ipynb", as_version=4)
     tags = [cell.metadata.get("tags", []) for cell in made.cells if cell.cell_type == "code"]
     assert tags == [[], ["raises-exception"], ["raises-exception"], ["raises-exception"]]
+
+
+def test_a_conversation_of_words_alone_is_enough(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "mean"}, {"role": "assistant", "content": "```python\ndf.mean()\n```"}]
+    turns += [{"role": "user", "content": "What is a mean?"}, {"role": "assistant", "content": "A sum divided by a count."}]
+    found = exchanges(turns)  # type: ignore[arg-type]
+    assert [(one.question, one.reply.code) for one in found] == [("mean", "df.mean()"), ("What is a mean?", "")]
+    write(tmp_path / "chat.ipynb", found)
 
 
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:

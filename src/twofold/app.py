@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,7 +20,7 @@ from typing import Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it while it is imported
 import gradio as gr
 
-from twofold import notebook, sandbox
+from twofold import export, notebook, sandbox
 from twofold.assistant import check_question, stream
 from twofold.draw import chip_for, chip_html, proof_html
 from twofold.engines.later import Later
@@ -42,6 +43,7 @@ NAME_BUTTONS = """() => {
   new MutationObserver(name).observe(document.getElementById("box"), { childList: true, subtree: true });
   name();
 }"""  # gradio gives its two icon buttons no name; a screen reader needs one
+DOWNLOAD = """() => setTimeout(() => document.querySelector("#saved").click(), 100)"""  # gradio gives a file away at a second click only
 LIVE = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite')"  # read out when it changes
 
 Turns = tuple[Message, ...]
@@ -136,6 +138,8 @@ def build(engine: Later) -> gr.Blocks:
             guard = gr.Checkbox(True, label="Guard", elem_id="guard", info="Decline what is not data science")
             checked = gr.Checkbox(False, label="Verify", elem_id="verify", info="Run code in the sandbox before it counts as proved")
             upload = gr.UploadButton("Data", size="sm", elem_id="upload", variant="secondary", file_types=[".csv", ".parquet"])
+            save = gr.Button("Export", size="sm", elem_id="export", variant="secondary")
+            saved = gr.DownloadButton("Download", elem_id="saved", elem_classes="unseen")
             clear = gr.Button("Clear", size="sm", elem_id="clear", variant="secondary")
         with gr.Row(elem_id="data", visible=False) as given:
             about = gr.HTML("", elem_id="about", js_on_load=LIVE)
@@ -174,6 +178,8 @@ def build(engine: Later) -> gr.Blocks:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         upload.upload(load_data, upload, [frame, given, about], **quiet)
         forget.click(lambda: (None, gr.update(visible=False), ""), None, [frame, given, about], **quiet)
+        made = save.click(exported, [turns, frame], [saved, notice], **quiet)
+        made.success(None, js=DOWNLOAD)
         checked.input(warn, checked, notice, **quiet)
         page.load(level_of_sandbox, None, checked, concurrency_limit=None, **quiet)
         load.click(partial(load_adapter, engine), [name, folder], [loaded, adapter], show_progress="minimal", api_visibility="private")
@@ -269,6 +275,17 @@ def load_data(path: str) -> tuple[Any, ...]:
     more = f" and {len(names) - 12} more" if len(names) > 12 else ""
     columns = ", ".join(f"<code>{html.escape(notebook.safe_name(name).strip(chr(34)))}</code>" for name in names[:12])
     return frame, gr.update(visible=True), f"<b>df</b> {len(frame):,} rows × {len(names)} columns: {columns}{more}"
+
+
+def exported(turns: Turns, frame: Any) -> tuple[Any, ...]:
+    """Write the conversation as a notebook; returns the file for the download, and what is wrong where it cannot be."""
+    schema = "" if frame is None else notebook.schema("df", frame)
+    path = Path(tempfile.mkdtemp(prefix="twofold-chat-")) / "chat.ipynb"
+    try:
+        export.write(path, export.exchanges(turns), schema)
+    except TwofoldError as error:
+        return gr.update(value=None), gr.update(value=html.escape(str(error)), visible=True)
+    return gr.update(value=str(path)), gr.update(value="", visible=False)
 
 
 def load_adapter(engine: Later, name: str, folder: str) -> tuple[Any, ...]:

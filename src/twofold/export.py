@@ -11,12 +11,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from twofold import clean, sandbox, verify
 from twofold.receipt import Receipt
-from twofold.types import Reply, TwofoldError
+from twofold.types import Message, Reply, Route, TwofoldError
 from twofold.verify import names
 from twofold.verify.guess import guess
 
@@ -48,23 +49,34 @@ class Exchange:
     receipt: Receipt | None = None
 
 
-def write(path: Path, exchanges: Sequence[Exchange], schema: str = "", frames: Mapping[str, Any] | None = None) -> None:
+def exchanges(turns: Sequence[Message]) -> list[Exchange]:
+    """The questions and answers of a conversation of which only the words are left."""
+    pairs = [(one["content"], other["content"]) for one, other in pairwise(turns) if (one["role"], other["role"]) == ("user", "assistant")]
+    found = []
+    for question, text in pairs:
+        code = clean.code_of(text)
+        adapter = "code" if code else "theory"
+        found.append(Exchange(question, Reply(text, Route(adapter, ""), adapter=adapter, code=code, done=True)))
+    return found
+
+
+def write(path: Path, chat: Sequence[Exchange], schema: str = "", frames: Mapping[str, Any] | None = None) -> None:
     """Write a chat as a notebook. schema: the notebook block that tells of its frames; frames: (name -> DataFrame), saved beside the
     notebook in a folder of its name as far as the code reads them; None: made-up ones take their place.
 
     Raises TwofoldError when there is nothing to write, nbformat is missing or the place cannot be written.
     """
-    if not exchanges:
+    if not chat:
         raise TwofoldError("there is nothing to export yet: ask something first")
     if path.suffix != ".ipynb":
         raise TwofoldError(f"{path.name} is no notebook: give a name that ends in .ipynb")
-    codes = [one.reply.code for one in exchanges if clean.parses(one.reply.code)]
+    codes = [one.reply.code for one in chat if clean.parses(one.reply.code)]
     wanted = _wanted(codes)
     given = {name: frame for name, frame in (frames or {}).items() if name in wanted}
     made = {} if frames is not None else guess("", _known(schema, wanted), "\n".join(codes), wanted, rows=ROWS)
     try:
         lead = _saved(given, path) if given else _made_up(made)
-        path.write_text(_document(exchanges, lead, {**given, **made}, bool(given)), encoding="utf-8")
+        path.write_text(_document(chat, lead, {**given, **made}, bool(given)), encoding="utf-8")
     except OSError as error:
         raise TwofoldError(f"cannot write {path} ({error.strerror}): choose another place") from None
 
@@ -126,16 +138,16 @@ def _tried(codes: Sequence[str], frames: Mapping[str, Any]) -> dict[int, str] | 
     return {int(number): str(why) for number, why in told.items()} if isinstance(told, dict) else None
 
 
-def _document(exchanges: Sequence[Exchange], lead: str, frames: Mapping[str, Any], own: bool) -> str:
+def _document(chat: Sequence[Exchange], lead: str, frames: Mapping[str, Any], own: bool) -> str:
     try:
         from nbformat import v4, validate, writes
     except ModuleNotFoundError:
         raise TwofoldError("nbformat is not installed: pip install twofold[notebook]") from None
-    runs = [place for place, one in enumerate(exchanges) if one.reply.code and clean.parses(one.reply.code) and not one.reply.failed]
-    told = _tried([exchanges[place].reply.code for place in runs], frames)
+    runs = [place for place, one in enumerate(chat) if one.reply.code and clean.parses(one.reply.code) and not one.reply.failed]
+    told = _tried([chat[place].reply.code for place in runs], frames)
     failed = None if told is None else {runs[number]: why for number, why in told.items()}
     made = [v4.new_markdown_cell("# Questions and answers"), *([v4.new_code_cell(lead)] if lead else [])]
-    for place, one in enumerate(exchanges):
+    for place, one in enumerate(chat):
         about = {"twofold": {"chip": one.reply.chip, "proof": list(one.reply.proof)} | ({"receipt": one.receipt.id} if one.receipt else {})}
         made.append(v4.new_markdown_cell(_heading(one.question)))
         if place in runs and not (failed and place in failed):
