@@ -368,3 +368,16 @@ def test_the_extension_loads_at_once_and_loads_no_model() -> None:
         seconds.append(float(took))
         assert heavy == ["False", "False"]
     assert median(seconds) < 0.5
+
+
+def test_the_chat_is_exported_with_made_up_data_or_with_copies(talk: Talk, tmp_path: Path) -> None:
+    assert "nothing to export yet" in talk.run(f"%twofold export {tmp_path / 'chat.ipynb'}")
+    talk.run("%ask mean price by region in sales")
+    for flag in ("", " --data"):
+        assert "1 answers are in" in talk.run(f"%twofold export {tmp_path / 'chat.ipynb'}{flag}")
+        cells = json.loads((tmp_path / "chat.ipynb").read_text())["cells"]
+        assert "".join(cells[-1]["source"]) == GOOD
+        assert cells[-1]["metadata"]["twofold"]["receipt"] == talk.last.receipt.id
+        assert ("north" in json.dumps(cells[1])) is False
+        assert (tmp_path / "chat-data" / "sales.parquet").exists() == bool(flag)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "chat-data" / "sales.parquet"), talk.shell.user_ns["sales"])
