@@ -163,7 +163,7 @@ shell = InteractiveShell()
 shell.run_cell("%load_ext twofold")
 shell.run_cell("import pandas as pd\\nsales = pd.DataFrame({'region': ['north'] * 9, 'revenue': range(9)})")
 shell.run_cell("%ask -n 0 --max-new-tokens 40 mean of revenue in sales", store_history=True)
-shell.run_cell("%%explain --max-new-tokens 20\nsales.describe()")
+shell.run_cell("%%explain --max-new-tokens 20\\nsales.describe()")
 print("CALLS", calls)
 """
 
