@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from twofold.draw import short
 from twofold.engines.later import Later
 from twofold.engines.scripted import Scripted
 from twofold.types import Request, Route, TwofoldError
@@ -224,7 +225,7 @@ def test_results_are_text_or_a_table(frame: Any) -> None:
     *_, (_, shown, _, _, _) = proved("print('<b>')\ndf['price'].sum() / 7", frame)
     assert "&lt;b&gt;" in shown[-1]["content"].value
     assert "4.28" in shown[-1]["content"].value
-    assert (app.short("391.40393939"), app.short("1.5"), app.short("v1.2.3.4.5")) == ("391.404", "1.5", "v1.2.3.4.5")
+    assert (short("391.40393939"), short("1.5"), short("v1.2.3.4.5")) == ("391.404", "1.5", "v1.2.3.4.5")
 
 
 def test_explanations_have_no_steps(frame: Any) -> None:

@@ -315,3 +315,44 @@ def test_hostile_columns_and_cells_change_neither_the_route_nor_the_form_of_the_
     assert len(block.splitlines()) == 3
     assert not any(mark in block for mark in ("```", "[INST]", "[/INST]", "</s>", "\u202e", "\u2066"))
     assert "x" * 100 not in block
+
+
+# a cell that failed
+
+ERROR = 'Traceback (most recent call last):\n  File "<cell>", line 1, in <module>\n    {}\nKeyError: \'x\''
+BARE = replace(PROVE, text="")
+
+
+def test_a_known_repair_mends_a_cell_without_the_engine() -> None:
+    *_, last = assistant.fix("df['prise'].mean()", "KeyError: 'prise'", BARE, Scripted(never))
+    assert (last.code, last.text, last.chip) == ("df['price'].mean()", fenced("df['price'].mean()"), "REPAIR")
+    assert (last.proof, last.attempts, last.done) == (RUNGS, 0, True)
+    assert "nearest is price" in last.wrong
+
+
+def test_else_the_engine_is_shown_cell_and_error_and_its_answer_climbs() -> None:
+    seen: list[list[Message]] = []
+    engine = Scripted(lambda messages, *_: seen.append(list(messages)) or fenced(GOOD))
+    *_, last = assistant.fix("df.groupby('nothing').broken()", "AttributeError: 'Ada Lovelace'", BARE, engine)
+    assert (last.code, last.proof, last.chip) == (GOOD, RUNGS, "CODE")
+    assert [message["role"] for message in seen[0]] == ["system", "user", "assistant", "user"]
+    assert seen[0][2]["content"] == fenced("df.groupby('nothing').broken()")
+    assert seen[0][3]["content"] == "That fails:\nAttributeError: '…'\nFix it."
+    *_, last = assistant.fix("df.x()", "AttributeError: 'Ada Lovelace'", replace(BARE, share="values"), engine)
+    assert "Ada Lovelace" in seen[1][3]["content"]
+
+
+def test_errors_tell_the_model_no_cell_below_the_level_values() -> None:
+    frame = pd.DataFrame({"price": ["CanaryOne1", "CanaryTwo2"]})
+    for share in ("schema", "values"):
+        engine = Answers("df['price'].astype(float)", ["df['price'].map(float)"], GOOD)
+        ask(Request("mean of price as a number", mode="code", verify=True, consent=True, n=1, frames=(("df", frame),), share=share), engine)
+        assert ("Canary" in "".join(engine.asked)) == (share == "values")
+        assert "could not convert string to float" in engine.asked[-1]
+
+
+def test_sharing_nothing_tells_no_name() -> None:
+    engine = Recording()
+    ask(Request("mean of a column in pandas", mode="code", frames=(("staff", pd.DataFrame({"pay": [1]})),), share="nothing"), engine)
+    assert "staff" not in engine.asked[0][0][-1]["content"]
+    assert "pay" not in engine.asked[0][0][-1]["content"]

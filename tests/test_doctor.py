@@ -1,6 +1,7 @@
 """The doctor names what is there, and a remedy for what is not."""
 
 import importlib.metadata
+import json
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,30 @@ def test_without_a_sandbox_answers_are_still_given(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(sandbox, "level", broken)
     assert by_name()["sandbox"].state == "warn"
+
+
+def test_tokenizer_threads_and_notebook_are_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sandbox, "level", lambda: "strong")
+    monkeypatch.setattr(sandbox, "effects", lambda: {"write": True})
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    found = by_name()
+    assert found["tokenizer"].what == "BPE, 16,384 tokens"
+    assert found["threads"].state == "ok"
+    assert "ipykernel" in found["notebook"].what
+    monkeypatch.setenv("OMP_NUM_THREADS", "4096")
+    monkeypatch.setattr(doctor, "WEIGHTS", tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "ipykernel" else object())
+    found = by_name()
+    assert (found["tokenizer"].state, found["threads"].state, found["notebook"].state) == ("blocked", "warn", "warn")
+    assert found["notebook"].what == "missing: ipykernel"
+
+
+def test_a_kernel_of_another_python_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "share" / "jupyter" / "kernels"
+    for name, python in (("other", "/nowhere/python"), ("bare", "python"), ("broken", None)):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "kernel.json").write_text(json.dumps({"language": "python", "argv": [python]}) if python else "{")
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    (finding,) = doctor._notebook()
+    assert finding.state == "warn"
+    assert "other Pythons run the kernels other" in finding.what

@@ -48,3 +48,42 @@ def test_the_callers_see_why_it_cannot_open() -> None:
 
     with pytest.raises(TwofoldError, match="no such model"):
         Later("none", opener).load("finance", "/tmp")
+
+
+def test_waiting_is_told_and_an_interrupt_ends_the_waiting_alone() -> None:
+    gate, opened, told = threading.Event(), list[str](), list[float]()
+
+    def opener(model: str) -> Scripted:
+        gate.wait(10)
+        opened.append(model)
+        return Scripted(lambda *_: "hello")
+
+    def interrupt(seconds: float) -> None:
+        told.append(seconds)
+        raise KeyboardInterrupt
+
+    engine = Later("small", opener)
+    engine.waiting = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        engine.open()
+    engine.waiting = told.append
+    gate.set()
+    assert "".join(engine.generate([], "code", Sampling())) == "hello"
+    assert opened == ["small"]
+    assert told
+
+
+def test_a_failed_opening_behind_is_raised_and_tried_again() -> None:
+    attempts = iter([TwofoldError("no weights: run make"), Scripted(lambda *_: "now")])
+
+    def opener(_: str) -> Scripted:
+        result = next(attempts)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    engine = Later("small", opener)
+    engine.waiting = lambda _: None
+    with pytest.raises(TwofoldError, match="no weights"):
+        engine.open()
+    assert "base" in engine.adapters

@@ -40,6 +40,7 @@ HOMES = {
     "tqdm": ("train", "datasets", "evals"),
     "gradio": ("app",),
     "IPython": ("magics",),
+    "nbformat": ("export",),
     "fastapi": ("server",),
     "starlette": ("server",),
     "uvicorn": ("server",),

@@ -1,13 +1,19 @@
 import json
 import re
+import time
+import tracemalloc
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from twofold.notebook import Schema, describe, load, parse, safe_name, schema, summary
-from twofold.types import TwofoldError
+from twofold.notebook import Schema, describe, frame_of, ground, load, parse, reading, safe_name, schema, summary, told
+from twofold.types import SHARES, Share, TwofoldError
 
 
 @pytest.mark.parametrize(
@@ -142,3 +148,118 @@ def test_files_become_frames(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(TwofoldError, match=message):
             load(tmp_path / name)
+
+
+# everything that a notebook holds
+
+
+SECRET = r"Ada|Grace|99173|88261|1815|countess"
+
+
+def namespace() -> dict[str, object]:
+    staff = pd.DataFrame({"who": ["Ada", "Grace", "Ada"], "pay": [99173.0, 88261.0, 88261.0], "age": [1815, 1906, 1815]})
+    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(staff[["pay", "age"]], staff["who"])
+    return {"staff": staff, "who": staff["who"], "pay": staff["pay"].rename(None), "X": staff[["pay", "age"]].to_numpy(), "model": model}
+
+
+def test_series_arrays_and_fitted_estimators_are_told_by_schema() -> None:
+    text = told({**namespace(), "raw": LogisticRegression(), "_hidden": pd.Series([1]), "k": 5, "np": np, "Model": LogisticRegression})
+    assert text.splitlines() == [
+        "staff: 3 rows; who str, pay float64, age int64",
+        "who: Series of 3 str named who",
+        "pay: Series of 3 float64",
+        "X: array 3 x 2 float64",
+        "model: fitted Pipeline of StandardScaler, LogisticRegression on pay, age, 2 classes",
+    ]
+    assert list(parse(text)) == ["staff"]
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_each_level_of_sharing_tells_more(share: Share) -> None:
+    text = told(namespace(), share)
+    assert bool(text) == (share != "nothing")
+    assert ("Ada|Grace" in text) == (share in ("levels", "values"))
+    assert ("88261 to 99173" in text) == (share == "values")
+    assert bool(re.search(SECRET, text)) == (share in ("levels", "values"))
+
+
+def test_what_the_question_means_comes_first_and_the_rest_is_counted() -> None:
+    frames = {f"frame_{i}": pd.DataFrame({f"column_{j}": [1] for j in range(8)}) for i in range(60)}
+    text = told(frames, first=["frame_59"])
+    assert text.startswith("frame_59: 1 rows")
+    assert re.search(r"and \d+ more variables$", text)
+    assert len(text) < 400 * 3.5 + 200
+
+
+def test_nothing_of_a_users_class_is_called() -> None:
+    class Trap:
+        def __getattribute__(self, name: str) -> object:
+            if not (name.startswith("__") and name.endswith("__")):
+                raise AssertionError(name)
+            return object.__getattribute__(self, name)
+
+        def __repr__(self) -> str:
+            raise AssertionError("repr")
+
+    class Number(float):
+        def __repr__(self) -> str:
+            raise AssertionError("repr")
+
+    held = {"trap": Trap(), "number": Number(1), "listed": [Number(1)]}
+    assert told(held) == ""
+    assert ground(held).bound == {"trap", "number", "listed"}
+
+
+def test_fifty_variables_with_ten_million_rows_take_a_moment_and_no_memory() -> None:
+    numbers = np.arange(10_000_000, dtype=float)
+    level = pd.Categorical.from_codes(np.zeros(10_000_000, dtype="int8"), ["x"])
+    big = pd.DataFrame({"a": numbers, "b": numbers, "level": level}, copy=False)
+    space = {"big": big, **{f"frame_{i}": pd.DataFrame({"price": [1.0, None], "region": ["a", "b"]}) for i in range(49)}}
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        text, known = told(space, "values", first=["big"]), ground(space)
+        seconds.append(time.perf_counter() - started)
+    tracemalloc.start()
+    told(space, "values", first=["big"])
+    ground(space)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert text.startswith("big: 10000000 rows")
+    assert len(known.frames) == 50
+    assert dict(known.frames)["big"] is big
+    assert median(seconds) < 0.1
+    assert peak < 4 << 20
+
+
+def test_the_ground_binds_what_can_be_written_down() -> None:
+    import math
+
+    space = {"np": np, "pd": pd, "Model": LogisticRegression, "sqrt": math.sqrt, "k": 5, "names": ["a", "b"], "deep": {"a": (1, None)}}
+    space |= {"nan": float("nan"), "fn": lambda: 0, **namespace()}
+    found = ground(space)
+    assert found.bound == {"nan", "fn", "model"}
+    made: dict[str, object] = {name: frame.copy() for name, frame in found.frames}
+    for _, statement in found.setup:
+        exec(statement, made)  # noqa: S102  our own statements
+    for name in ("np", "pd", "Model", "sqrt", "k", "names", "deep"):
+        assert made[name] == space[name]
+    pd.testing.assert_series_equal(made["who"], space["who"])
+    pd.testing.assert_series_equal(made["pay"], space["pay"])
+    np.testing.assert_array_equal(made["X"], space["X"])
+
+
+def test_a_table_told_as_text_is_a_frame_again() -> None:
+    frame = frame_of(("price", "region"), (("0", "1.5", "north"), ("1", "2", "south")))
+    assert (frame["price"].tolist(), frame["region"].tolist(), frame.index.tolist()) == ([1.5, 2.0], ["north", "south"], ["0", "1"])
+    assert list(frame_of(("a",), ()).columns) == ["a"]
+
+
+def test_the_line_that_reads_a_file_reads_it(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"price": [1.5], "region": ["a"]})
+    frame.to_csv(tmp_path / "it's.csv", index=False)
+    frame.to_csv(tmp_path / "tabs.tsv", index=False, sep="\t")
+    for name in ("it's.csv", "tabs.tsv"):
+        space: dict[str, object] = {}
+        exec(reading(tmp_path / name, "sales"), space)  # noqa: S102  our own line
+        pd.testing.assert_frame_equal(space["sales"], frame)

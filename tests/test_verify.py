@@ -15,6 +15,7 @@ from twofold import notebook, sandbox, twin, verify
 from twofold.types import RUNGS
 from twofold.verify import Verdict, checks, choose, climb, inputs, names
 from twofold.verify.guess import columns_in, guess, named
+from twofold.verify.meaning import wrong
 
 COLUMNS = (
     twin.column("order_id", "id"),
@@ -368,3 +369,87 @@ def test_of_equally_far_answers_the_one_that_uses_what_was_named_wins() -> None:
 def test_a_wrong_name_for_the_time_becomes_the_one_column_that_tells_it() -> None:
     assert verify.repair.closest("time", ["order_date", "qty"]) == "order_date"
     assert verify.repair.closest("time", ["order_date", "shipped_at"]) is None
+
+
+# the rest of a notebook
+
+
+def on_the_notebook(code: str, **namespace: Any) -> Verdict:
+    """Climb with all that a notebook holds."""
+    known = notebook.ground({"df": FRAME, **namespace})
+    return climb(code, "", known.frames, notebook.told(namespace), ground=verify.Ground(dict(known.setup), known.bound))
+
+
+def test_imports_plain_values_series_and_arrays_of_the_notebook_are_there() -> None:
+    import pandas as pd
+
+    prices, X = FRAME["price"].rename(None), FRAME[["quantity", "discount"]].to_numpy()
+    code = "pd.Series(X[:, 0]).mul(factor).sum() + prices.mean() + prices.sub(prices.mean()).max()"
+    verdict = on_the_notebook(code, pd=pd, prices=prices, X=X, factor=2)
+    assert (verdict.failed, verdict.reason, verdict.passed) == ("", "", RUNGS)
+
+
+def test_what_no_run_can_have_ends_the_ladder_without_a_failure() -> None:
+    verdict = on_the_notebook("model.predict(df) + scale(1)", model=object(), scale=lambda x: x)
+    assert (verdict.passed, verdict.failed, verdict.run) == (RUNGS[:2], "", None)
+    assert "your model, scale" in verdict.reason
+    assert on_the_notebook("modle.predict(df)", model=object()).failed == RUNGS[1]
+
+
+@pytest.mark.parametrize(
+    ("code", "change"),
+    [
+        ("df = df.dropna()", "df: 120 -> "),
+        ("df['half'] = df['price'] / 2", "df: new column half float64"),
+        ("df = df.drop(columns='price')", "df: without price"),
+        ("df['quantity'] = df['quantity'].astype(float)", "df: quantity int64 -> float64"),
+        ("df = df.assign(price=0.0)", "df: has other values in price"),
+        ("df = df['price'].mean()", "df: becomes a float"),
+        ("df['price'].mean()", ""),
+    ],
+)
+def test_what_code_would_change_is_reported_and_the_frame_stays(code: str, change: str) -> None:
+    before = FRAME.copy(deep=True)
+    verdict = on_the_notebook(code)
+    assert verdict.passed[-1] == RUNGS[-1]
+    assert "".join(verdict.changes).startswith(change) if change else verdict.changes == ()
+    assert FRAME.equals(before)
+
+
+def test_a_large_frame_is_not_copied_and_its_twin_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "LARGEST", 1000)
+    verdict = on_the_notebook("df['half'] = df['price'] / 2")
+    assert verdict.passed == RUNGS[:4]
+    assert "too large to copy" in verdict.reason
+    assert verdict.changes == ("df: new column half float64",)
+
+
+def test_only_the_frames_that_code_reads_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: list[list[str]] = []
+    run = sandbox.run
+
+    def spy(code: str, **rest: Any) -> Any:
+        handed.append([name for name, _ in rest["frames"]])
+        return run(code, **rest)
+
+    monkeypatch.setattr(sandbox, "run", spy)
+    assert on_the_notebook("other['price'].max()", other=FRAME, third=FRAME).passed == RUNGS
+    assert handed == [["other"], ["other"]]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ('  File "<cell>", line 2, in <module>\n    df["pric"]\nKeyError: \'pric\'', "line 2, KeyError: 'pric': there is no such column"),
+        ("NameError: name 'sale' is not defined", "the nearest is sales"),
+        ("sklearn.exceptions.NotFittedError: This Ridge instance", "the model was used before fit"),
+        ("File \"<cell>\", line 1\n  x = (\n      ^\nSyntaxError: '(' was never closed", "line 1, SyntaxError: '(' was never closed"),
+        ("Strange: thing", "Strange: thing"),
+        ("", ""),
+    ],
+)
+def test_an_error_is_said_in_a_line(error: str, words: str) -> None:
+    said = wrong(error, {"df": ["price", "region"]}, ["sales", "df"])
+    assert words in said
+    assert "\n" not in said
+    assert ("nearest is price" in said) == ("pric'" in error)

@@ -3,12 +3,12 @@
 Nothing is shared between visitors but the engine; each conversation lives in its own page's state. No request leaves this machine.
 """
 
-import base64
 import html
 import ipaddress
 import logging
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,11 +20,12 @@ from typing import Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it while it is imported
 import gradio as gr
 
-from twofold import notebook, sandbox
+from twofold import export, notebook, sandbox
 from twofold.assistant import check_question, stream
+from twofold.draw import chip_for, chip_html, proof_html
 from twofold.engines.later import Later
-from twofold.status import ladder, pace, timed
-from twofold.types import Message, Mode, Reply, Request, TwofoldError
+from twofold.status import pace, timed
+from twofold.types import Message, Mode, Request, TwofoldError
 
 TITLE = "Data Science Notebook Assistant"
 EXAMPLES = {
@@ -34,16 +35,7 @@ EXAMPLES = {
     "¿Qué es el sobreajuste?": "¿Qué es el sobreajuste y cómo lo evito?",
     "A soup recipe?": "Give me a recipe for tomato soup.",
 }
-ICONS = {  # 24 x 24 stroke paths, so that the chip does not speak by colour alone
-    "CODE": "M8 6l-6 6 6 6M16 6l6 6-6 6",
-    "THEORY": "M12 6C9 4 5 4 2 5v14c3-1 7-1 10 1 3-2 7-2 10-1V5c-3-1-7-1-10 1zM12 6v14",
-    "BASE": "M12 3l9 5-9 5-9-5zM3 13l9 5 9-5",
-    "GUARDED": "M12 2l8 3v7c0 5-4 8-8 10-4-2-8-5-8-10V5zM9 12l2 2 4-4",
-    "": "M12 9a3 3 0 100 6 3 3 0 000-6z",
-}
 HINT = "here you see who answers, and why"
-MARKS = {"passed": "M5 13l5 5L20 6", "failed": "M6 6l12 12M18 6L6 18", "open": "M6 12h12"}  # a tick, a cross, a dash
-MOST_LINES, MOST_TABLES = 30, 3  # of a result, shown under an answer
 FRAME = 0.08  # seconds between two repaints of a growing answer: the page stays smooth and the model keeps its cores
 NAME_BUTTONS = """() => {
   const name = () => document.querySelectorAll("#box button").forEach((button) =>
@@ -51,6 +43,7 @@ NAME_BUTTONS = """() => {
   new MutationObserver(name).observe(document.getElementById("box"), { childList: true, subtree: true });
   name();
 }"""  # gradio gives its two icon buttons no name; a screen reader needs one
+DOWNLOAD = """() => setTimeout(() => document.querySelector("#saved").click(), 100)"""  # gradio gives a file away at a second click only
 LIVE = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite')"  # read out when it changes
 
 Turns = tuple[Message, ...]
@@ -145,6 +138,8 @@ def build(engine: Later) -> gr.Blocks:
             guard = gr.Checkbox(True, label="Guard", elem_id="guard", info="Decline what is not data science")
             checked = gr.Checkbox(False, label="Verify", elem_id="verify", info="Run code in the sandbox before it counts as proved")
             upload = gr.UploadButton("Data", size="sm", elem_id="upload", variant="secondary", file_types=[".csv", ".parquet"])
+            save = gr.Button("Export", size="sm", elem_id="export", variant="secondary")
+            saved = gr.DownloadButton("Download", elem_id="saved", elem_classes="unseen")
             clear = gr.Button("Clear", size="sm", elem_id="clear", variant="secondary")
         with gr.Row(elem_id="data", visible=False) as given:
             about = gr.HTML("", elem_id="about", js_on_load=LIVE)
@@ -183,6 +178,8 @@ def build(engine: Later) -> gr.Blocks:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         upload.upload(load_data, upload, [frame, given, about], **quiet)
         forget.click(lambda: (None, gr.update(visible=False), ""), None, [frame, given, about], **quiet)
+        made = save.click(exported, [turns, frame], [saved, notice], **quiet)
+        made.success(None, js=DOWNLOAD)
         checked.input(warn, checked, notice, **quiet)
         page.load(level_of_sandbox, None, checked, concurrency_limit=None, **quiet)
         load.click(partial(load_adapter, engine), [name, folder], [loaded, adapter], show_progress="minimal", api_visibility="private")
@@ -280,60 +277,15 @@ def load_data(path: str) -> tuple[Any, ...]:
     return frame, gr.update(visible=True), f"<b>df</b> {len(frame):,} rows × {len(names)} columns: {columns}{more}"
 
 
-def proof_html(reply: Reply) -> str:
-    """Draw the ladder under an answer: each rung with its state and reason, what was repaired, then result, tables and plots of the run."""
-    steps = []
-    for rung, state, reason in () if reply.step and not reply.failed else ladder(reply):
-        mark = f"<svg viewBox='0 0 24 24' aria-hidden='true'><path d='{MARKS[state]}'/></svg>"
-        told = {"passed": "passed", "failed": "failed", "open": "not run"}[state]
-        why = f"<small>{html.escape(reason)}</small>" if reason else ""
-        steps.append(f"<li class='{state}' title='{told}'>{mark}<span>{rung}<span class='sr'> {told}</span>{why}</span></li>")
-    parts = [f"<ol class='steps'>{''.join(steps)}</ol>"] if steps else []
-    lines = reply.code.splitlines()
-    if reply.failed and 0 < reply.line <= len(lines):
-        parts.append(f"<pre class='line'><b>{reply.line}</b> {html.escape(lines[reply.line - 1].strip()[:200])}</pre>")
-    if reply.repairs:
-        parts.append(f"<p class='mended'>Repaired: {html.escape('; '.join(reply.repairs))}</p>")
-    if reply.step:
-        parts.append(f"<p class='doing'><span class='dot loading'></span>{html.escape(reply.step)} …</p>")
-    elif reply.run is not None and reply.run.ok:
-        parts += results(reply)
-    return f"<div class='proof'>{''.join(parts)}</div>"
-
-
-def results(reply: Reply) -> Iterator[str]:
-    """Draw what a run left: its plots, what it printed and its last value, the tables that it made, its seconds."""
-    run = reply.run
-    if run is None:
-        return
-    for number, plot in enumerate(run.plots, 1):
-        yield f"<img alt='Plot {number} of the answer' src='data:image/png;base64,{base64.b64encode(plot).decode()}'>"
-    result = ""
-    tables: tuple[sandbox.Table, ...] = ()
-    if isinstance(run, sandbox.Outcome):
-        result = "" if run.plots and run.result.startswith(("<", "array([<", "[<")) else run.result
-        last = reply.code.rstrip().rpartition("\n")[2]
-        tables = tuple(table for table in run.frames if not result or last in (table.name, f"{table.name}.head()"))[:MOST_TABLES]
-        result = "" if tables else result
-    if said := "\n".join(filter(None, (run.stdout.strip(), result))):
-        kept = said.splitlines()
-        more = f"\n... {len(kept) - MOST_LINES} lines more" if len(kept) > MOST_LINES else ""
-        yield f"<pre tabindex='0'>{html.escape(chr(10).join(kept[:MOST_LINES]) + more)}</pre>"
-    for table in tables:
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in ("", *table.columns))
-        body = "".join(f"<tr>{''.join(f'<td>{html.escape(short(cell))}</td>' for cell in row)}</tr>" for row in table.head)
-        size = f"{html.escape(table.name)}: {table.shape[0]:,} × {table.shape[1]}"
-        yield f"<div class='table' tabindex='0'><table><caption>{size}</caption><tr>{head}</tr>{body}</table></div>"
-    data = "your data" if "ran on your data" in reply.proof else "made-up data"
-    yield f"<p class='ran'>ran on {data} in {run.seconds:.2f} s, sandbox {html.escape(run.level)}</p>"
-
-
-def short(cell: str) -> str:
-    """A cell with a long fraction, to six digits."""
+def exported(turns: Turns, frame: Any) -> tuple[Any, ...]:
+    """Write the conversation as a notebook; returns the file for the download, and what is wrong where it cannot be."""
+    schema = "" if frame is None else notebook.schema("df", frame)
+    path = Path(tempfile.mkdtemp(prefix="twofold-chat-")) / "chat.ipynb"
     try:
-        return f"{float(cell):.6g}" if "." in cell and len(cell) > 8 else cell
-    except ValueError:
-        return cell
+        export.write(path, export.exchanges(turns), schema)
+    except TwofoldError as error:
+        return gr.update(value=None), gr.update(value=html.escape(str(error)), visible=True)
+    return gr.update(value=str(path)), gr.update(value="", visible=False)
 
 
 def load_adapter(engine: Later, name: str, folder: str) -> tuple[Any, ...]:
@@ -365,15 +317,3 @@ def model_badge(engine: Later) -> str:
     if engine.failure:
         return f"<span class='dot failed'></span>{html.escape(str(engine.failure))}"
     return f"<span class='dot ready'></span>{html.escape(engine.name)} is ready"
-
-
-def chip_for(reply: Reply) -> str:
-    """Show who speaks in a reply, and why."""
-    return chip_html(reply.chip, reply.route.why)
-
-
-def chip_html(name: str, why: str) -> str:
-    """Draw the chip: icon, name and colour, with the reason beside it. An adapter that was loaded later has a colour of its own."""
-    kind = name.lower() if name in ICONS else "other"
-    icon = f"<svg viewBox='0 0 24 24' aria-hidden='true'><path d='{ICONS.get(name, ICONS[''])}'/></svg>"
-    return f"<span class='chip {kind or 'idle'}'>{icon}{html.escape(name or 'IDLE')}</span><span class='why'>{html.escape(why)}</span>"

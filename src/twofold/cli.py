@@ -266,6 +266,8 @@ def show_proof(reply: Reply, figures: Path | None) -> None:
 
     for words in reply.repairs:
         aside(f"  repaired {words}")
+    for words in reply.changes:
+        aside(f"  changes  {words}")
     for rung, state, reason in ladder(reply):
         aside(f"  {'not run' if state == 'open' else state:8} {rung}{f': {reason}' if reason else ''}")
     lines = reply.code.splitlines()

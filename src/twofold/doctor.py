@@ -1,6 +1,8 @@
 """What works on this machine, and the remedy where something does not: `twofold doctor`."""
 
 import importlib.metadata
+import importlib.util
+import json
 import os
 import platform
 import sys
@@ -35,7 +37,8 @@ class Finding:
 
 def examine() -> Iterator[Finding]:
     """Look at one thing after the other, the slow sandbox last."""
-    looks: tuple[Callable[[], Iterator[Finding]], ...] = (_python, _libraries, _weights, _machine, _sandbox)
+    machine = (_machine, _threads, _notebook, _network, _sandbox)
+    looks: tuple[Callable[[], Iterator[Finding]], ...] = (_python, _libraries, _weights, _tokenizer, *machine)
     for look in looks:
         yield from look()
 
@@ -69,13 +72,70 @@ def _weights() -> Iterator[Finding]:
         yield Finding("weights", "blocked", str(error), f"git checkout {WEIGHTS}, or reinstall twofold")
 
 
+def _tokenizer() -> Iterator[Finding]:
+    path = WEIGHTS / "base" / "tokenizer.json"
+    try:
+        model = json.loads(path.read_text(encoding="utf-8"))["model"]
+        config = json.loads((WEIGHTS / "base" / "config.json").read_text(encoding="utf-8"))
+        size, wanted = len(model["vocab"]), config["vocab_size"]
+    except (OSError, ValueError, KeyError, TypeError):
+        yield Finding("tokenizer", "blocked", f"{path} cannot be read", f"git checkout {WEIGHTS}, or reinstall twofold")
+        return
+    fits = size <= wanted
+    told = f"{model['type']}, {size:,} tokens" + ("" if fits else f", and the model has room for {wanted:,}")
+    yield Finding("tokenizer", "ok" if fits else "blocked", told, "" if fits else f"git checkout {WEIGHTS}, or reinstall twofold")
+
+
 def _machine() -> Iterator[Finding]:
     yield Finding("processor", "ok", f"{os.cpu_count()} cores, {platform.machine()}")
     free = _free_memory()
     if free is not None:
         short = free < LEAST_MEMORY
         yield Finding("memory", "warn" if short else "ok", f"{free:.1f} GB free", f"free {LEAST_MEMORY} GB before asking" if short else "")
-    yield Finding("network", "ok", "not needed: the embedded model answers offline; only --model with a hub id uses it")
+
+
+def _threads() -> Iterator[Finding]:
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) > mine:
+        yield Finding("threads", "warn", f"OMP_NUM_THREADS={asked} on {mine} cores", f"unset OMP_NUM_THREADS, or set it to {mine}")
+    else:
+        yield Finding("threads", "ok", f"OMP_NUM_THREADS={asked}" if asked else f"as many as serve the model best, up to {mine}")
+
+
+def _notebook() -> Iterator[Finding]:
+    """Whether Jupyter's kernel of this Python can load the extension."""
+    missing = [name for name in ("IPython", "ipykernel", "nbformat") if importlib.util.find_spec(name) is None]
+    if missing:
+        yield Finding("notebook", "warn", f"missing: {', '.join(missing)}", "pip install twofold[notebook] ipykernel")
+        return
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("ipython", "ipykernel", "nbformat"))
+    others = [name for name, python in _kernels() if not os.path.exists(python) or not os.path.samefile(python, sys.executable)]
+    if others:
+        what = f"{versions}; other Pythons run the kernels {', '.join(others)}"
+        remedy = "a kernel needs twofold in its own Python: python -m ipykernel install --user --name twofold"
+        yield Finding("notebook", "warn", what, remedy)
+    else:
+        yield Finding("notebook", "ok", f"{versions}; %load_ext twofold")
+
+
+def _kernels() -> Iterator[tuple[str, str]]:
+    """Names of the installed Python kernels and the interpreters that they start; a bare `python` is this one."""
+    homes = (Path(sys.prefix, "share"), Path.home() / ".local" / "share", Path("/usr/local/share"), Path("/usr/share"))
+    for path in sorted({path for home in homes for path in home.glob("jupyter/kernels/*/kernel.json")}):
+        try:
+            spec = json.loads(path.read_text(encoding="utf-8"))
+            if spec.get("language") == "python":
+                python = str(spec["argv"][0])
+                yield path.parent.name, python if os.path.isabs(python) else sys.executable
+        except (OSError, ValueError, KeyError, IndexError, AttributeError):
+            continue
+
+
+def _network() -> Iterator[Finding]:
+    offline = [name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(name, "") not in ("", "0")]
+    only = f"; {', '.join(offline)} keeps hub ids from being fetched" if offline else ""
+    yield Finding("network", "ok", f"not needed: the embedded model answers offline; only --model with a hub id uses it{only}")
 
 
 def _free_memory() -> float | None:

@@ -18,6 +18,9 @@ class Message(TypedDict):
 
 Mode = Literal["auto", "code", "explain"]
 MODES: tuple[Mode, ...] = ("auto", "code", "explain")
+Share = Literal["nothing", "schema", "levels", "values"]
+SHARES: tuple[Share, ...] = ("nothing", "schema", "levels", "values")
+"""How much of the user's data a prompt may tell, least first; see docs/notebook.md."""
 RUNGS = ("parses", "names resolve", "runs on a twin", "checks pass", "ran on your data")
 """What can be proved about code, lowest first; see docs/verification.md."""
 
@@ -45,6 +48,12 @@ class Request:
     """How many more answers verification may ask for at once when the first fails; 0 for none, and then no repair turn either."""
     consent: bool = False
     """The user asked for runs even where the sandbox is below "strong"."""
+    share: Share = "schema"
+    """How much of the data a prompt may tell: below "values" an error is shown to the model without what it quotes of the data."""
+    setup: tuple[tuple[str, str], ...] = ()
+    """(name, statement) pairs that bind variables of the notebook in a run: imports, plain values, what a frame of `frames` really is."""
+    bound: frozenset[str] = frozenset()
+    """Variables of the notebook that a run cannot have, such as models and functions; code that reads one is not run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +141,10 @@ class Reply:
     """What verification repaired in the code, in words."""
     step: str = ""
     """What is being done now, for people: "verifying"; "" when done or while the answer streams."""
+    changes: tuple[str, ...] = ()
+    """What the code does to the frames it was given, in words, one frame each: rows, columns, dtypes. Seen on copies or twins."""
+    wrong: str = ""
+    """Of a corrected cell: what was wrong with it, in a line."""
 
     @property
     def chip(self) -> str:

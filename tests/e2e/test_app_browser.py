@@ -1,5 +1,6 @@
 """The app in a real browser: streaming, chip, guard, Stop, keyboard, and not one request that leaves the machine."""
 
+import json
 import os
 import re
 import socket
@@ -186,6 +187,20 @@ def test_an_example_is_asked_with_one_click_and_the_mode_is_obeyed(ready: Any) -
     assert page.locator("#chat [data-testid=user]").count() == 1
 
 
+def test_the_conversation_is_exported_as_a_notebook(ready: Any, tmp_path: Path) -> None:
+    page = ready
+    page.get_by_role("button", name="Export").click()
+    playwright.expect(page.locator("#notice")).to_contain_text("nothing to export yet")
+    send(page, "How do I plot the mean of sales per region as a bar chart with pandas?")
+    finished(page, "CODE")
+    with page.expect_download() as given:
+        page.get_by_role("button", name="Export").click()
+    given.value.save_as(tmp_path / given.value.suggested_filename)
+    assert given.value.suggested_filename == "chat.ipynb"
+    cells = json.loads((tmp_path / "chat.ipynb").read_text())["cells"]
+    assert "means.plot.bar()" in "".join(cells[-1]["source"])
+
+
 def test_stop_stops_and_the_page_goes_on(ready: Any) -> None:
     page = ready
     send(page, "Explain cross-validation slowly")
@@ -215,7 +230,7 @@ def test_the_keyboard_suffices_and_a_wrong_question_is_told(page: Any) -> None:
 def test_nothing_is_cut_off(page: Any, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    for part in ("#title", "#chat", "#chip", "#box", "#mode", "#guard", "#clear"):
+    for part in ("#title", "#chat", "#chip", "#box", "#mode", "#guard", "#export", "#clear"):
         box = page.locator(part).bounding_box()
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= width

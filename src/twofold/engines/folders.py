@@ -37,6 +37,12 @@ def verify_weights(folder: Path) -> None:
         return  # a read-only home costs the hashing again, nothing else
 
 
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of the weights and the tokenizer in a folder, by folder and file name."""
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("tokenizer*"), *folder.glob("*config.json")])
+    return {f"{folder.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
 def find(source: str) -> Path:
     """Return the local folder of a model or adapter, downloaded from the hub when it is not a folder here."""
     if (path := Path(source).expanduser()).is_dir():

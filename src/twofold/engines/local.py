@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import linear
 
 from twofold.engines import BASE, require, require_new
-from twofold.engines.folders import check_adapter, find, trained_on, verify_weights
+from twofold.engines.folders import check_adapter, find, hashes, trained_on, verify_weights
 from twofold.engines.libraries import import_bitsandbytes, packed_weights_kept, quiet, said, threads
 from twofold.types import Message, Sampling, TwofoldError
 
@@ -41,7 +41,7 @@ def open_local(model: str = "embedded", *, adapters: Mapping[str, str | Path] | 
     if adapters is None:
         adapters = {name: beside / name for name in ("code", "theory") if beside is home or trained_on(beside / name, source)}
     with quiet(), said(f"The model in {base} cannot be loaded: choose another folder, or save it again"):
-        engine = Local(model, *_load_base(base))
+        engine = Local(model, *_load_base(base), folder=base)
     for name, adapter in adapters.items():
         engine.load(name, adapter)
     return engine
@@ -50,10 +50,15 @@ def open_local(model: str = "embedded", *, adapters: Mapping[str, str | Path] | 
 class Local:
     """A base model and its adapters, all resident. One token of one request is computed at a time, so requests interleave and never mix."""
 
-    def __init__(self, name: str, tokenizer: Any, model: Any) -> None:
-        """Take a loaded tokenizer and causal model, and compute one token: in that call bitsandbytes repacks its weights for this CPU."""
+    def __init__(self, name: str, tokenizer: Any, model: Any, folder: Path | None = None) -> None:
+        """Take a loaded tokenizer and causal model, and compute one token: in that call bitsandbytes repacks its weights for this CPU.
+
+        folder: where the model was loaded from, for `weights`.
+        """
         self.name = name
         self.adapters = frozenset({BASE})
+        self._folders = {BASE: folder} if folder else {}
+        self._hashes: dict[str, dict[str, str]] = {}
         self._tokenizer, self._model = tokenizer, model
         self._peft: Any = None  # the PeftModel around self._model, from the first adapter on
         self._speaking = BASE  # the adapter that the model's layers add now: each step sets it and computes under the lock
@@ -92,6 +97,14 @@ class Local:
                 if isinstance(layer, LoraLayer):
                     layer.forward = self._forward(layer.eval())
             self.adapters |= {adapter}
+            self._folders[adapter] = folder
+
+    def weights(self, adapter: str) -> Mapping[str, str]:
+        """SHA-256 of each file of the base and of an adapter, read once. Raises TwofoldError for an unknown adapter."""
+        require(adapter, self.adapters)
+        for name in {BASE, adapter} & self._folders.keys() - self._hashes.keys():
+            self._hashes[name] = hashes(self._folders[name])
+        return {**self._hashes.get(BASE, {}), **self._hashes.get(adapter, {})}
 
     def count(self, text: str) -> int:
         """Tokens in a text."""

@@ -11,8 +11,8 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from keyword import iskeyword
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,31 @@ from twofold.verify.guess import VARIANTS, guess
 
 PARSES, RESOLVES, RUNS, CHECKS, OWN = RUNGS
 LIMITS = Limits(wall=15.0, cpu=12)
+LARGEST = 64 << 20
+"""Bytes of a frame that is still copied into a run; of a larger one code is tried on the twin alone."""
 MOST_REPAIRS = 6
 MOST_SPELT = 8
+SAMPLE = 50_000
+"""Rows of a large frame that its twin is drawn from."""
 _FACTS = (Path(__file__).parent / "facts.py").read_text(encoding="utf-8") + "\nprint(facts(globals(), _last, _twofold_kept))\n"
 _CELL_LINE = re.compile(r'(File "<cell>", line )(\d+)')
 
 Frames = Sequence[tuple[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a run has besides frames, and what it cannot have; see the fields of a Request with the same names."""
+
+    setup: Mapping[str, str] = field(default_factory=dict)
+    bound: frozenset[str] = frozenset()
+
+    def statements(self, free: Iterable[str]) -> str:
+        """The statements for the names that code reads."""
+        return "".join(f"{self.setup[name]}\n" for name in free if name in self.setup)
+
+
+NOTHING = Ground()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +77,8 @@ class Verdict:
     """Equal for answers whose runs had equal results; "" when nothing ran well."""
     unused: tuple[str, ...] = ()
     """Columns and other names that the question spells out and the code does not hold: no failure, but others are worth a try."""
+    changes: tuple[str, ...] = ()
+    """What the run left different in the frames it was given, in words."""
 
     @property
     def good(self) -> bool:
@@ -65,25 +86,27 @@ class Verdict:
         return not self.failed
 
 
-def climb(code: str, question: str, frames: Frames = (), notebook: str = "", *, run: bool = True) -> Verdict:
+def climb(
+    code: str, question: str, frames: Frames = (), notebook: str = "", *, run: bool = True, ground: Ground = NOTHING
+) -> Verdict:
     """Take code up the ladder, repairing what the table of `repair` can. frames: (name, DataFrame) pairs, of which copies are run on;
-    notebook: their schema as text, or that of frames which are not at hand. run=False ends after the names.
+    notebook: their schema as text, or that of frames which are not at hand; ground: the other variables. run=False ends after the names.
 
     Raises TwofoldError when the sandbox cannot start.
     """
     done: tuple[str, ...] = ()
     seen = {code}
-    first = verdict = _attempt(code, question, frames, notebook, run)
+    first = verdict = _attempt(code, question, frames, notebook, run, ground)
     while verdict.failed and len(done) < MOST_REPAIRS:
-        fixed = _repaired(verdict, question, frames, notebook)
+        fixed = _repaired(verdict, question, frames, notebook, ground)
         if fixed is None or fixed.code in seen:
             break
         seen.add(fixed.code)
         done = (*done, fixed.words)
-        verdict = _attempt(fixed.code, question, frames, notebook, run)
+        verdict = _attempt(fixed.code, question, frames, notebook, run, ground)
     if verdict.failed and len(verdict.passed) <= len(first.passed):
         verdict, done = first, ()  # half a repair that leads nowhere is no repair: show what was written
-    return replace(verdict, repairs=done, unused=unused(verdict.code, question, known_columns(frames, notebook)))
+    return replace(verdict, repairs=done, unused=unused(verdict.code, question, known_columns(frames, notebook, ground)))
 
 
 def choose(verdicts: Sequence[Verdict]) -> Verdict:
@@ -125,17 +148,17 @@ def may_run(consent: bool) -> str:
     return "" if consent or level == "strong" else f"not run: the sandbox is only {level} on this machine"
 
 
-def known_columns(frames: Frames, notebook: str) -> dict[str, frozenset[str]]:
+def known_columns(frames: Frames, notebook: str, ground: Ground = NOTHING) -> dict[str, frozenset[str]]:
     """All column names of each frame that is known whole."""
     found = {name: set(schema.columns) for name, schema in schemas.parse(notebook).items() if schema.complete}
-    found |= {name: {str(column) for column in frame.columns} for name, frame in frames}
+    found |= {name: {str(column) for column in frame.columns} for name, frame in frames if name not in ground.setup}
     return {name: frozenset(columns) for name, columns in found.items()}
 
 
-def _repaired(verdict: Verdict, question: str, frames: Frames, notebook: str) -> repair.Fixed | None:
-    columns = known_columns(frames, notebook)
+def _repaired(verdict: Verdict, question: str, frames: Frames, notebook: str, ground: Ground) -> repair.Fixed | None:
+    columns = known_columns(frames, notebook, ground)
     if verdict.failed == RESOLVES:
-        fault = _first_fault(ast.parse(verdict.code), question, frames, notebook)
+        fault = _first_fault(ast.parse(verdict.code), question, frames, notebook, ground)
         return repair.for_fault(verdict.code, fault, columns, question) if fault else None
     if verdict.failed == CHECKS and verdict.line:
         return repair.sort_turned(verdict.code, verdict.line)
@@ -144,7 +167,7 @@ def _repaired(verdict: Verdict, question: str, frames: Frames, notebook: str) ->
     return None
 
 
-def _attempt(code: str, question: str, frames: Frames, notebook: str, run: bool) -> Verdict:
+def _attempt(code: str, question: str, frames: Frames, notebook: str, run: bool, ground: Ground) -> Verdict:
     """Take code up the ladder once, as it is."""
     try:
         tree = ast.parse(code)
@@ -152,7 +175,7 @@ def _attempt(code: str, question: str, frames: Frames, notebook: str, run: bool)
         return Verdict(code, (), PARSES, f"{error.msg} (line {error.lineno})", error.lineno or 0, f"SyntaxError: {error}")
     except (ValueError, RecursionError, MemoryError) as error:
         return Verdict(code, (), PARSES, f"Python cannot read it: {error}", error=f"{type(error).__name__}: {error}")
-    fault = _first_fault(tree, question, frames, notebook)
+    fault = _first_fault(tree, question, frames, notebook, ground)
     if fault is not None:
         return Verdict(code, (PARSES,), RESOLVES, fault.reason, fault.line, f"line {fault.line}: {fault.reason}")
     passed: tuple[str, ...] = (PARSES, RESOLVES)
@@ -161,13 +184,18 @@ def _attempt(code: str, question: str, frames: Frames, notebook: str, run: bool)
     if why := inputs.out_of_reach(tree):
         return Verdict(code, passed, reason=f"not run: {why}")
     free = list(names.free(tree))
-    on_twin, on_own = _on_twins(code, tree, question, frames, notebook, free), None
+    if away := sorted(ground.bound & set(free)):
+        return Verdict(code, passed, reason=f"not run: it reads your {', '.join(away)}, which a run cannot have")
+    frames = [pair for pair in frames if pair[0] in free] or frames[:1]  # the others need no copy
+    large = [name for name, frame in frames if _bytes(frame) > LARGEST]
+    on_twin, on_own = _on_twins(code, tree, question, frames, notebook, free, ground), None
     if (
         frames
+        and not large
         and not on_twin.outcome.stopped
         and (not on_twin.outcome.ok or set(free) & {name for name, _ in frames} or inputs.files(tree))
     ):
-        on_own = _go(code, tree, frames, _others(free, frames, question, notebook, code))
+        on_own = _go(code, tree, frames, _others(free, frames, question, notebook, code, ground), ground)
     if not on_twin.outcome.ok and not (on_own and on_own.outcome.ok):
         worse = on_own if on_own and _beyond(on_twin.outcome) else on_twin
         if why := _beyond(worse.outcome):
@@ -183,19 +211,24 @@ def _attempt(code: str, question: str, frames: Frames, notebook: str, run: bool)
             return Verdict(code, passed, CHECKS, why, line, why, run=one.outcome)
     passed = (*passed, CHECKS)
     if on_own is None:
-        return Verdict(code, passed, run=on_twin.outcome, signature=_signature(on_twin))
+        reason = f"your {', '.join(large)} is too large to copy, so it ran on a made-up twin" if large else ""
+        return Verdict(code, passed, reason=reason, run=on_twin.outcome, signature=_signature(on_twin), changes=_changes(on_twin, frames))
     if not on_own.outcome.ok:
         if why := _beyond(on_own.outcome):
             return Verdict(
                 code, passed, reason=f"not run to its end on your data: {why}", run=on_twin.outcome, signature=_signature(on_twin)
             )
         return _failed(code, passed, OWN, on_own.outcome)
-    return Verdict(code, (*passed, OWN), run=on_own.outcome, signature=_signature(on_own))
+    return Verdict(code, (*passed, OWN), run=on_own.outcome, signature=_signature(on_own), changes=_changes(on_own, frames))
 
 
-def _first_fault(tree: ast.Module, question: str, frames: Frames, notebook: str) -> names.Fault | None:
+def _bytes(frame: Any) -> int:
+    return int(frame.memory_usage(index=True, deep=False).sum())
+
+
+def _first_fault(tree: ast.Module, question: str, frames: Frames, notebook: str, ground: Ground) -> names.Fault | None:
     """The first name that does not resolve. A variable that nobody told of may be one of the user's, where the user's are not known."""
-    columns = known_columns(frames, notebook)
+    columns = known_columns(frames, notebook, ground)
     told = {*columns, *schemas.parse(notebook)}
     free = names.free(tree)
     theirs = {name for name in free if re.search(rf"\b{re.escape(name)}\b", question)}
@@ -203,7 +236,8 @@ def _first_fault(tree: ast.Module, question: str, frames: Frames, notebook: str)
         theirs |= {name for name in free if inputs.may_be_data(tree, name) and name not in repair.COMMON}
     else:
         theirs |= {name for name in free if inputs.is_split(name)}
-    found = names.faults(tree, {name: columns[name] for name in columns if name in free}, {*theirs, *told})
+    given = {*theirs, *told, *ground.setup, *ground.bound}
+    found = names.faults(tree, {name: columns[name] for name in columns if name in free}, given)
     return found[0] if found else None
 
 
@@ -218,18 +252,28 @@ class _Went:
     facts: Mapping[str, Any]
 
 
-def _on_twins(code: str, tree: ast.Module, question: str, frames: Frames, notebook: str, free: Sequence[str]) -> _Went:
+def _changes(went: _Went, frames: Frames) -> tuple[str, ...]:
+    """What a run left different in the given frames, one line each."""
+    told = went.facts.get("changes")
+    given = {name for name, _ in frames}
+    pairs = told.items() if isinstance(told, dict) else ()
+    return tuple(f"{name}: {how[:300]}" for name, how in pairs if name in given and isinstance(how, str) and how)
+
+
+def _on_twins(
+    code: str, tree: ast.Module, question: str, frames: Frames, notebook: str, free: Sequence[str], ground: Ground
+) -> _Went:
     """Run on twins until one run ends well: with traps first, then without, and for guessed frames with what was left open chosen anew.
 
     A twin is made up, so that only what fails on every one of them counts as the code's fault; the first failure is told.
     """
     first: _Went | None = None
-    guessed = _guessed(free, frames)
+    guessed = _guessed(free, frames, ground)
     more: tuple[str, ...] = ()
     for variant in range(VARIANTS if guessed else 2):
-        own = [(name, twin.of(frame, traps=variant == 0)) for name, frame in frames]
+        own = [(name, twin.of(schemas.sampled(frame, SAMPLE), traps=variant == 0)) for name, frame in frames]
         for _ in range(4):
-            went = _go(code, tree, own, _others(free, frames, question, notebook, code, variant, more), variant, more)
+            went = _go(code, tree, own, _others(free, frames, question, notebook, code, ground, variant, more), ground, variant, more)
             if went.outcome.ok:
                 return went
             wanted = [
@@ -248,9 +292,9 @@ def _on_twins(code: str, tree: ast.Module, question: str, frames: Frames, notebo
     return first
 
 
-def _guessed(free: Sequence[str], frames: Frames) -> bool:
+def _guessed(free: Sequence[str], frames: Frames, ground: Ground) -> bool:
     """True when the run needs values that nobody gave: those of a frame known by its schema alone, or not at all."""
-    return not frames or bool(set(free) - {name for name, _ in frames})
+    return not frames or bool(set(free) - {name for name, _ in frames} - {*ground.setup})
 
 
 def _may_be_the_twins_fault(outcome: Outcome) -> bool:
@@ -264,24 +308,40 @@ def _may_be_the_twins_fault(outcome: Outcome) -> bool:
 
 
 def _others(
-    free: Sequence[str], frames: Frames, question: str, notebook: str, code: str, variant: int = 0, more: Sequence[str] = ()
+    free: Sequence[str],
+    frames: Frames,
+    question: str,
+    notebook: str,
+    code: str,
+    ground: Ground = NOTHING,
+    variant: int = 0,
+    more: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Frames that are wanted and not given: those of the notebook's schema, and names of which nothing is known."""
-    given = {name for name, _ in frames}
+    given = {*ground.setup, *(name for name, _ in frames)}
     wanted = [name for name in free if name not in given]
-    made = guess(question, notebook, code, wanted or (() if given else ("df",)), more=more, variant=variant)
-    return {name: frame for name, frame in made.items() if name not in given}
+    made = guess(question, notebook, code, wanted or (() if frames else ("df",)), more=more, variant=variant)
+    return {name: frame for name, frame in made.items() if name not in given and (name in wanted or not frames)}
 
 
-def _go(code: str, tree: ast.Module, frames: Frames, others: Mapping[str, Any], variant: int = 0, more: Sequence[str] = ()) -> _Went:
-    """One run: frames by name, files that the code reads, the answer, then the facts."""
+def _go(
+    code: str,
+    tree: ast.Module,
+    frames: Frames,
+    others: Mapping[str, Any],
+    ground: Ground,
+    variant: int = 0,
+    more: Sequence[str] = (),
+) -> _Went:
+    """One run: frames by name, files that the code reads, the rest of the notebook, the answer, then the facts."""
     every = {**dict(frames), **others}
     shaped = {name: frame for name, frame in every.items() if name.isidentifier() and not iskeyword(name)}
     whole = next(iter([*dict(frames).values(), *others.values()]), None)
     with tempfile.TemporaryDirectory(prefix="twofold-inputs-") as folder:
         paths, prepare = inputs.write(tree, code, whole, Path(folder), variant, more)
-        kept = ", ".join(f"{name!r}: ({name}, {name}.copy(deep=True))" for name in shaped)
-        prelude = f"_twofold_kept = {{{kept}}}\n{prepare}{inputs.reshape(tree, shaped)}"
+        plain = {name: frame for name, frame in shaped.items() if name not in ground.setup}
+        kept = ", ".join(f"{name!r}: ({name}, {name}.copy(deep=True))" for name in plain)
+        prelude = f"_twofold_kept = {{{kept}}}\n{prepare}{inputs.reshape(tree, plain)}{ground.statements(names.free(tree))}"
         prelude += "import random as _r, numpy as _n\n_r.seed(0); _n.random.seed(0)\ndel _r, _n\n"
         body = re.sub(r"^(\s*)from __future__ import .*$", r"\1pass", code, flags=re.M)
         text = f"exec({prelude!r})\n{body}"

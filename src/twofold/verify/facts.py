@@ -13,7 +13,9 @@ def facts(space: dict[str, Any], last: Any, kept: dict[str, tuple[Any, Any]]) ->
     """
     changed = {name: how for name, (frame, before) in kept.items() if (how := _changed(frame, before))}
     states = {name: _shape(space.get(name)) for name in kept}
-    return json.dumps({"changed": changed, "figures": _figures(), "empty": _all_nan(last), "value": _value(last), "states": states})
+    changes = {name: _difference(before, space.get(name)) for name, (_, before) in kept.items()}
+    told = {"changed": changed, "figures": _figures(), "empty": _all_nan(last), "value": _value(last), "states": states}
+    return json.dumps(told | {"changes": changes})
 
 
 def _changed(frame: Any, before: Any) -> str:
@@ -30,6 +32,22 @@ def _changed(frame: Any, before: Any) -> str:
         if now.dtype != before.iloc[:, place].dtype or not now.equals(before.iloc[:, place]):
             return f"has other values in {column}"
     return ""
+
+
+def _difference(before: Any, after: Any) -> str:
+    """What a variable's frame differs in from before the run, for people: rows, columns, dtypes, values; "" for nothing."""
+    pandas = sys.modules["pandas"]
+    if not isinstance(after, pandas.DataFrame):
+        return f"becomes a {type(after).__name__}" if after is not None else "is deleted"
+    found = [f"{len(before):,} -> {len(after):,} rows"] if len(before) != len(after) else []
+    added = [f"{column} {after[column].dtype}" for column in after.columns if column not in before.columns and after.columns.is_unique]
+    lost = [str(column) for column in before.columns if column not in after.columns]
+    found += [f"new column{'s' * (len(added) > 1)} {', '.join(added[:6])}{' ...' * (len(added) > 6)}"] if added else []
+    found += [f"without {', '.join(lost[:6])}{' ...' * (len(lost) > 6)}"] if lost else []
+    if before.columns.is_unique and after.columns.is_unique:
+        shared = [column for column in before.columns if column in after.columns]
+        found += [f"{column} {old} -> {new}" for column in shared if (old := before[column].dtype) != (new := after[column].dtype)][:6]
+    return "; ".join(found) or _changed(after, before)
 
 
 def _all_nan(value: Any) -> bool:
