@@ -71,7 +71,7 @@ def test_versus_keeps_the_line_that_compares() -> None:
 
 
 @pytest.mark.parametrize("kind", ["example", "card"])
-@pytest.mark.parametrize("question", ["", "   ", "asdf qwer zxcv", "best sushi near me tonight", "!!!", "12345", "🤖🤖"])
+@pytest.mark.parametrize("question", ["", "   ", "asdf qwer zxcv", "best sushi in town tonight", "!!!", "12345", "🤖🤖"])
 def test_nonsense_finds_nothing(question: str, kind: retrieve.Kind) -> None:
     assert nearest(question, kind, k=2) == ()
 
@@ -145,14 +145,16 @@ def test_a_missing_or_broken_file_says_what_to_do(tmp_path: Path) -> None:
         retrieve.read(tmp_path / "broken.jsonl")
 
 
-def test_the_build_is_deterministic_and_what_is_packaged_is_small_and_without_held_out_knowledge(tmp_path: Path) -> None:
+def test_the_build_is_deterministic_and_what_is_packaged_is_small_and_whole(tmp_path: Path) -> None:
     for name in ("one.jsonl", "two.jsonl"):
         rows.write(tmp_path / name, notes.lines(notes.sources()))
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
     packaged = retrieve.NOTES.read_text(encoding="utf-8")
     assert len(packaged.encode()) < notes.MOST_BYTES
     ids = {source.notes[0].source for sources in retrieve.read().values() for source in sources}
-    assert not ids & build.heldout()
+    assert ids == {one.id for one in (*rows.intents(), *rows.cards())}
+    searched = {source.notes[0].source for found in notes.sources(-build.EVAL_ASKS).values() for source in found}
+    assert not searched & build.heldout(), "the evaluation searches what it holds out"
 
 
 def test_import_reads_nothing() -> None:
@@ -174,3 +176,8 @@ def test_the_reply_names_its_sources_and_only_code_and_theory_get_notes(
     reply = assistant.ask(Request("what is overfitting?"), Scripted(answer, adapters=("code", "theory", "mine")))
     assert reply.sources == sources
     assert ("Card: overfitting" in asked[0]) == bool(sources)
+
+
+def test_of_two_alike_the_plain_one_is_meant() -> None:
+    assert nearest("histogram of quantity", "example")[0].source == "plot-histogram"
+    assert nearest("box plot of price", "example")[0].source == "plot-box"

@@ -40,6 +40,8 @@ TEXT_WEIGHT = 0.4
 """Weight of a word in a note's text against one in its names and keys."""
 NAMED = 1.5
 """Factor on the score of a source that the question names."""
+COVERED = 0.2
+"""What the score of a source gains when the question holds all words of its id: of two alike, "histogram" means the plain one."""
 ENOUGH = 0.7
 """Least score for each unit of a question's own weight: it costs 1-2% of the right notes and silences half of all stray questions."""
 RIVAL = 0.7
@@ -98,6 +100,8 @@ class Index:
     """Token -> its inverse document frequency, trigrams scaled down."""
     named: Mapping[str, int]
     """Name -> source."""
+    titles: Sequence[frozenset[str]]
+    """The tokens of each source's id."""
 
     def ranked(self, question: str, own: Mapping[str, str] | None = None) -> list[tuple[float, int]]:
         """Sources with their scores, best first. own: the user's names and what to read in their place."""
@@ -115,6 +119,8 @@ class Index:
             for source, met in near.items():
                 if len(met) >= ALIKE * len(word):
                     scores[source] += sum(met)
+        for source in scores:
+            scores[source] *= 1 + COVERED * len(self.titles[source] & words) / max(1, len(self.titles[source]))
         for source in self.mentioned(question):
             scores[source] *= NAMED
         return sorted(((score, source) for source, score in scores.items()), key=lambda pair: (-pair[0], pair[1]))
@@ -274,7 +280,8 @@ def build(sources: Iterable[Source]) -> Index:
         for name in (" ".join(_words(name)) for name in source.names):
             if len(name) > 1 and name not in _stop():
                 named.setdefault(name, at)
-    return Index(sources, postings, weights, named)
+    titles = [frozenset(tokens(source.notes[0].source.replace("-", " "))) for source in sources]
+    return Index(sources, postings, weights, named, titles)
 
 
 def read(path: Path = NOTES) -> dict[Kind, list[Source]]:

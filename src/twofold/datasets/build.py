@@ -48,9 +48,9 @@ class Config:
 
     out: str = "data"
     """Folder of the rendered files."""
-    code: int = 5_600
+    code: int = 5_100
     """Rows of train.jsonl."""
-    theory: int = 5_200
+    theory: int = 5_000
     """Rows of train_theory.jsonl."""
     seed: int = 0
     """Same seed, same files."""

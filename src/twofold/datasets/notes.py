@@ -1,7 +1,7 @@
 """The knowledge that `twofold.retrieve` searches: solved examples and concept cards, and what people call them.
 
-Held-out intents and cards stay out, so that their evaluation stays honest. The measurement asks the last wordings of each intent and card,
-which training never sees, of an index that does not hold them; the product's index does.
+The product's index holds everything, so that nobody goes without a card or an example that is there. The evaluation and the measurement here
+search indexes of their own, without held-out intents and cards and without the last wordings of each, which training never sees.
 """
 
 import json
@@ -34,7 +34,7 @@ class Config:
     strays: str = "data/router.jsonl"
     """Questions labelled as off topic, which should find nothing."""
     kept: bool = True
-    """Index the wordings kept for evaluation too. Without them, the evaluation of known intents and cards cannot find its own words."""
+    """Index what is kept for evaluation too: last wordings, held-out intents and cards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +80,9 @@ def card(one: rows.Card, asks: Sequence[str]) -> Source:
     )
 
 
-def sources(end: int | None = None) -> dict[Kind, list[Source]]:
-    """All that is not held out, with the asks before `end`."""
-    frozen, known = build.heldout(), rows.frames()
+def sources(end: int | None = None, heldout: bool = False) -> dict[Kind, list[Source]]:
+    """All that is not held out, or all, with the asks before `end`."""
+    frozen, known = frozenset() if heldout else build.heldout(), rows.frames()
     return {
         "example": [examples(one, known, end) for one in rows.intents() if one.id not in frozen],
         "card": [card(one, one.asks[:end]) for one in rows.cards() if one.id not in frozen],
@@ -174,7 +174,7 @@ def main(config: Config) -> None:
     """Write the notes and their measurement."""
     out = Path(config.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    rows.write(out, lines(sources(None if config.kept else -build.EVAL_ASKS)))
+    rows.write(out, lines(sources(None, heldout=True) if config.kept else sources(-build.EVAL_ASKS)))
     if out.stat().st_size > MOST_BYTES:
         raise TwofoldError(f"{out} has {out.stat().st_size:,} bytes, over {MOST_BYTES:,}: shorten the keys")
     result = report(Path(config.strays)) | {"kilobytes": out.stat().st_size // 1000, "kept_wordings_indexed": config.kept}

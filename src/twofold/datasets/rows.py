@@ -325,7 +325,9 @@ def typical(col: Column, rng: random.Random) -> str:
     """A round number that values of a numeric column lie on both sides of."""
     value = col.low + (col.high - col.low) * rng.uniform(0.3, 0.6)
     step = 10 ** (len(str(int(max(col.high - col.low, 1)))) - 2)
-    return str(int(value / step) * int(step)) if step >= 1 and value >= step else f"{value:.1f}"
+    if step >= 1 and value >= step:
+        return str(int(value / step) * int(step))
+    return str(round(value)) if col.kind == "int" else f"{value:.1f}"
 
 
 def mentioned(text: str) -> set[str]:
