@@ -1,7 +1,7 @@
 """The knowledge that `twofold.retrieve` searches: solved examples and concept cards, and what people call them.
 
-The product's index holds everything, so that nobody goes without a card or an example that is there. The evaluation and the measurement here
-search indexes of their own, without held-out intents and cards and without the last wordings of each, which training never sees.
+The product's index holds everything, so that nobody goes without a card or an example that is there. The evaluation and the measurement
+here search indexes of their own, without held-out intents and cards and without the last wordings of each, which training never sees.
 """
 
 import json

@@ -1,6 +1,7 @@
 """The evaluation of a model: code and theory, known and held-out, bare and through the whole pipeline; a table and results/eval.json.
 
-known: a training intent or card in a wording kept from training. heldout: an intent or card of which training saw nothing.
+known: a training intent or card in a wording kept from training. heldout: an intent or card of which training saw nothing. asked: an
+everyday question about a known frame in a wording kept from training.
 """
 
 import hashlib
@@ -23,9 +24,12 @@ from twofold.evals.suite import Answer, Mode, Row, share
 from twofold.types import TwofoldError
 
 FILES = {"code": "eval.jsonl", "theory": "eval_theory.jsonl"}
-SLICES = ("known", "heldout")
-MODES: dict[str, tuple[Mode, ...]] = {"code": ("greedy", "pipeline", "unverified", "unaided"), "theory": ("greedy", "pipeline")}
-"""How each kind is asked; for theory the pipeline without verification is the pipeline, and without retrieval it is greedy."""
+ALL: tuple[Mode, ...] = ("greedy", "pipeline", "unverified", "unaided")
+MODES: dict[str, dict[str, tuple[Mode, ...]]] = {
+    "code": {"known": ALL, "heldout": ALL, "asked": ALL[:2]},
+    "theory": {"known": ALL[:2], "heldout": ALL[:2]},
+}
+"""How the rows of each kind and slice are asked; theory has nothing to verify, and without retrieval it is greedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +60,13 @@ def main(config: Config) -> None:
     engine = suite.Remembered(Later(config.model), Path(config.kept) / f"{mark}.jsonl")
     kinds = list(FILES) if config.what == "all" else [config.what]
     plan: list[tuple[tuple[str, ...], str, Mode, Sequence[Row]]] = []
-    for kind, part in product(kinds, SLICES):
+    slices = [(kind, part) for kind in kinds for part in MODES[kind]]
+    for kind, part in slices:
         path = Path(config.data) / FILES[kind]
         if not path.exists():
             raise TwofoldError(f"{path} is missing: run `twofold data build`")
         asked = suite.sample(rows.read(path), part, config.limit, config.seed)
-        plan += [((kind, part, mode), kind, mode, asked) for mode in MODES[kind]]
+        plan += [((kind, part, mode), kind, mode, asked) for mode in MODES[kind][part]]
         plan.append((("base", kind, part, "greedy"), "base", "greedy", asked[: max(1, config.limit // 4)]))
     settings = {"model": config.model, "weights": mark, "seed": config.seed, "limit": config.limit}
     result = earlier(config.out, mark) | settings | {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
@@ -78,7 +83,7 @@ def main(config: Config) -> None:
             kind = place[-3]
             put(result, place, score(answers, kind))
             put(result, ("seconds", *place), pace(answers))
-    for kind, part in product(kinds, SLICES):
+    for kind, part in slices:
         drawn = suite.sample(rows.read(Path(config.data) / FILES[kind]), part, config.limit, config.seed)
         if kind == "theory":  # what the references themselves reach: not every question asks for what the rubric wants
             references = [Answer(row, row["messages"][-1]["content"], suite.UNSAID) for row in drawn]
@@ -142,7 +147,7 @@ def table(result: dict[str, Any]) -> str:
     """The scores as text, and a line each for PatternMatch and ExecPass over all code answers of the CODE adapter."""
     lines = [f"{'':32}{'n':>5}  score % (95 % interval)"]
     for kind, of in (("code", result), ("theory", result), ("code", result.get("base", {})), ("theory", result.get("base", {}))):
-        for part, mode in product(SLICES, (*MODES["code"], "reference")):
+        for part, mode in product(MODES[kind], (*ALL, "reference")):
             found = of.get(kind, {}).get(part, {}).get(mode)
             if found:
                 shown = (f"{name} {found[name]} ({found[f'{name}_interval'][0]:g}-{found[f'{name}_interval'][1]:g})"
@@ -150,7 +155,7 @@ def table(result: dict[str, Any]) -> str:
                 name = f"{'' if of is result else 'base '}{kind} {part} {mode}"
                 lines.append(f"{name:32}{found['n']:>5}  {'  '.join(shown)}")
     for mode, (label, name) in product(("greedy", "pipeline"), (("PatternMatch", "pattern"), ("ExecPass", "exec"))):
-        cells = [cell for part in SLICES if (cell := result.get("code", {}).get(part, {}).get(mode))]
+        cells = [cell for part in MODES["code"] if (cell := result.get("code", {}).get(part, {}).get(mode))]
         if cells:
             hits = sum(round(cell[name] * cell["n"] / 100) for cell in cells)
             lines.append(f"{label}: {hits}/{sum(cell['n'] for cell in cells)} ({mode})")
