@@ -121,10 +121,16 @@ def fixed(monkeypatch: pytest.MonkeyPatch, guess: Guess) -> None:
     [(route.NO - 0.01, True, False), (route.NO + 0.01, False, True), (route.YES - 0.01, False, True), (route.YES + 0.01, False, False)],
 )
 def test_three_zones(monkeypatch: pytest.MonkeyPatch, topic: float, declined: bool, unsure: bool) -> None:
-    fixed(monkeypatch, Guess(topic, 0.9, 0.0, "en"))
+    fixed(monkeypatch, Guess(topic, 0.8, 0.0, "en"))
     way = decide(Request(text="whatever it may be"))
     assert (way.adapter is None) == declined
     assert ("answered all the same" in way.why) == unsure
+
+
+def test_what_surely_wants_code_is_declined_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    for topic, adapter in ((route.NO_TO_CODE + 0.01, "code"), (route.NO_TO_CODE - 0.01, None)):
+        fixed(monkeypatch, Guess(topic, route.SURE, 0.0, "en"))
+        assert decide(Request(text="whatever it may be")).adapter == adapter
 
 
 def test_columns_of_the_notebook_are_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
