@@ -1,8 +1,8 @@
 """The router and guardrail: one look at a question, and out comes who answers it and why.
 
 The topic gate is the classifier's topic head (which counts the terms of a strict lexicon) plus the names of the user's own notebook.
-Below `NO` (`NO_TO_CODE`) a question is declined, above `YES` it is clearly data science, in between it is answered and `why` says so: a refusal of a
-real question costs the user more than an answer to a stray one.
+Below `NO` (`NO_TO_CODE`) a question is declined, above `YES` it is clearly data science, in between it is answered and `why` says so: a
+refusal of a real question costs the user more than an answer to a stray one.
 
 Limits: the gate keeps a data-science assistant on its subject; it is no safety filter, and a stray question that borrows the vocabulary
 ("a limerick about histograms") is answered.

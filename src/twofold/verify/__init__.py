@@ -86,9 +86,7 @@ class Verdict:
         return not self.failed
 
 
-def climb(
-    code: str, question: str, frames: Frames = (), notebook: str = "", *, run: bool = True, ground: Ground = NOTHING
-) -> Verdict:
+def climb(code: str, question: str, frames: Frames = (), notebook: str = "", *, run: bool = True, ground: Ground = NOTHING) -> Verdict:
     """Take code up the ladder, repairing what the table of `repair` can. frames: (name, DataFrame) pairs, of which copies are run on;
     notebook: their schema as text, or that of frames which are not at hand; ground: the other variables. run=False ends after the names.
 
@@ -260,9 +258,7 @@ def _changes(went: _Went, frames: Frames) -> tuple[str, ...]:
     return tuple(f"{name}: {how[:300]}" for name, how in pairs if name in given and isinstance(how, str) and how)
 
 
-def _on_twins(
-    code: str, tree: ast.Module, question: str, frames: Frames, notebook: str, free: Sequence[str], ground: Ground
-) -> _Went:
+def _on_twins(code: str, tree: ast.Module, question: str, frames: Frames, notebook: str, free: Sequence[str], ground: Ground) -> _Went:
     """Run on twins until one run ends well: with traps first, then without, and for guessed frames with what was left open chosen anew.
 
     A twin is made up, so that only what fails on every one of them counts as the code's fault; the first failure is told.
