@@ -181,10 +181,15 @@ def _preload() -> None:
 
 def execute_all(tasks: Iterable[Task], jobs: int = 2, limit: float = 30.0) -> Iterator[tuple[str, str]]:
     """Yield (task name, "" or failure) as tasks end, over `jobs` processes. Linux and macOS (it forks)."""
+    before = dict(os.environ)
     os.environ.update(MPLBACKEND="Agg", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", LOKY_MAX_CPU_COUNT="1")
-    _preload()
-    with multiprocessing.get_context("fork").Pool(jobs) as pool:
-        yield from pool.imap_unordered(_run_forked, ((task, limit) for task in tasks), chunksize=4)
+    try:
+        _preload()
+        with multiprocessing.get_context("fork").Pool(jobs) as pool:
+            yield from pool.imap_unordered(_run_forked, ((task, limit) for task in tasks), chunksize=4)
+    finally:  # what this process starts later, such as a notebook kernel, must not inherit it
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def intent_tasks(intent: rows.Intent, known: Mapping[str, rows.Frame], samples: int, seed: int) -> Iterator[Task]:
