@@ -32,7 +32,7 @@ def test_recall_on_wordings_that_are_not_indexed(measured: dict[str, dict[str, f
     assert example["recall_at_1"] >= 52
     assert example["recall_at_2"] >= 64
     assert card["recall_at_1"] >= 54
-    assert card["recall_at_2"] >= 65
+    assert card["recall_at_2"] >= 63
 
 
 def test_asking_by_name_finds_the_card(measured: dict[str, dict[str, dict[str, float]]]) -> None:
