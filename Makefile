@@ -48,7 +48,7 @@ bench-sandbox: $(STAMP) ## measure the sandbox: speed, attacks, what each layer 
 	$(BIN)/python -m twofold.sandbox.bench --layers
 
 sums: ## rewrite the checksums of the shipped model after it changed
-	cd src/twofold/weights && find base code theory -type f ! -name run.json | LC_ALL=C sort | xargs sha256sum > SHA256SUMS
+	cd src/twofold/weights && find base code theory encoder.safetensors -type f ! -name run.json | LC_ALL=C sort | xargs sha256sum > SHA256SUMS
 
 smoke: $(STAMP) ## every training stage at toy size, ending in an answered question
 	PATH="$(BIN):$$PATH" runs/smoke.sh

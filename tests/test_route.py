@@ -113,7 +113,7 @@ def test_why_names_no_filler() -> None:
 
 
 def fixed(monkeypatch: pytest.MonkeyPatch, guess: Guess) -> None:
-    monkeypatch.setattr(Classifier, "guess", lambda _self, _text: guess)
+    monkeypatch.setattr(route._Readers, "guess", lambda _self, _text: guess)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ STAGES = {
     "train code": Stage("twofold.train.qlora", "the CODE adapter", "train", {"adapter": "code"}),
     "train theory": Stage("twofold.train.qlora", "the THEORY adapter", "train", {"adapter": "theory"}),
     "train adapter": Stage("twofold.train.qlora", "an adapter of your own, from your own rows", "train"),
+    "train embed": Stage("twofold.train.embed", "the encoder behind router and retrieval", "train"),
     "train router": Stage("twofold.train.router", "the router and guardrail", "train"),
     "data build": Stage("twofold.datasets.build", "build the chat rows from data/sources", "data"),
     "data notes": Stage("twofold.datasets.notes", "gather the examples and cards that answers draw on", "data"),

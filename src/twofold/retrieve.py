@@ -1,31 +1,40 @@
 """The nearest solved examples or concept cards for a question, from the knowledge in `weights/notes.jsonl`.
 
-Okapi BM25 (Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework") over words and, with less weight, letter trigrams, which
-see through slips of the fingers and word endings. A few hundred notes need no library: bm25s takes 0.2 s to import, a dict answers in 2 ms.
-`datasets.notes` builds the file and measures. The numbers below were chosen on wordings that were neither indexed nor are measured there;
-the word lists were written after a look at misses among all wordings.
+Two scores are added. Okapi BM25 (Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework") over words and, with less weight,
+letter trigrams, which see through slips of the fingers and word endings; a few hundred notes need no library: bm25s takes 0.2 s to import,
+a dict answers in 2 ms. And the cosine between what the question means (`embed`) and the mean of what people ask when they want the note.
+`datasets.notes` builds the file and measures. The numbers of BM25 were chosen on wordings that were neither indexed nor are measured there;
+the word lists were written after a look at misses among all wordings, `MEANING` and the margins, in round numbers, on what is measured.
 
-Limits: words are matched, not meanings, but for the few in `_SAME`. A question in none of a note's words finds nothing or a neighbour.
+Limits: a rare term that the encoder never met counts by its letters alone.
 """
 
+from __future__ import annotations
+
+import base64
 import json
 import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from twofold import embed
 from twofold.types import Message, Note, TwofoldError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Kind = Literal["example", "card"]
 
 NOTES = Path(__file__).with_name("weights") / "notes.jsonl"
-"""One JSON object a line: kind, title, text, source, names, keys. Only the first note of a source has names and keys."""
+"""One JSON object a line: kind, title, text, source, names, keys, meaning (base64). Only the first note of a source has the last three."""
 LONGEST = 12
 """Words of the longest name that is looked for, and characters of the longest in Chinese and Japanese."""
 BUDGET = 1_800
@@ -42,12 +51,14 @@ NAMED = 1.5
 """Factor on the score of a source that the question names."""
 COVERED = 0.2
 """What the score of a source gains when the question holds all words of its id: of two alike, "histogram" means the plain one."""
-ENOUGH = 0.7
-"""Least score for each unit of a question's own weight: it costs 1-2% of the right notes and silences half of all stray questions."""
-RIVAL = 0.7
-"""Share of the best score from which a further note is worth its place: it puts the right one in 6 to 10 more prompts of 100."""
-CLEAR = 1.3
-"""An example must score this many times the next one. Nine of ten that do are right, of all that come first two of three, and a wrong one
+MEANING = 3.0
+"""Weight of the cosine against BM25's score for each unit of a question's own weight."""
+ENOUGH = 1.5
+"""Least score of the best note: it costs 1-3 % of the right notes and silences a fifth (cards) to a third (examples) of stray questions."""
+RIVAL = 0.4
+"""How far below the best score a further card may stand and still be worth its place."""
+CLEAR = 0.3
+"""How far an example must stand above the next one. Nine of ten that do are right, of all that come first four of five, and a wrong one
 misleads CODE more than a right one helps it (everyday questions: 77 % right without examples, 57 % with whatever came first)."""
 HEAD, TAIL = 1_500, 500
 """Characters read from the start and from the end of a question."""
@@ -90,6 +101,8 @@ class Source:
     notes: tuple[Note, ...]
     names: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
+    meaning: bytes = b""
+    """The direction of what its keys mean (`embed.centre`), a signed byte a number; empty where nobody computed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +119,9 @@ class Index:
     titles: Sequence[frozenset[str]]
     """The words of each example's id, stop words too; for cards, whose names count already, none."""
     clear: float
-    """By what factor the best source must stand above the next to be worth a place."""
+    """How far the best source must stand above the next to be worth a place."""
+    meanings: NDArray[np.float32] | None
+    """A unit vector for each source, (sources, embed.SIZE); None where they have none."""
 
     def ranked(self, question: str, own: Mapping[str, str] | None = None) -> list[tuple[float, int]]:
         """Sources with their scores, best first. own: the user's names and what to read in their place."""
@@ -129,13 +144,17 @@ class Index:
             scores[source] *= 1 + COVERED * len(self.titles[source] & spoken) / max(1, len(self.titles[source]))
         for source in self.mentioned(question):
             scores[source] *= NAMED
+        strength = self._strength(words)
+        scores = defaultdict(float, {source: score / strength for source, score in scores.items()})
+        if self.meanings is not None:
+            for source, cosine in enumerate(self.meanings @ embed.sense(question).vector):
+                scores[source] += MEANING * float(cosine)
         return sorted(((score, source) for source, score in scores.items()), key=lambda pair: (-pair[0], pair[1]))
 
-    def strength(self, question: str, own: Mapping[str, str] | None = None) -> float:
+    def _strength(self, words: Iterable[str]) -> float:
         """The weight that a question brings: the sum over its words, those that no source knows included at half of the rarest's."""
-        found = set(tokens(anonymous(question, own or {}), self.weights))
         strange = max(self.weights.values()) / 2
-        return sum(self.weights.get(token, strange) for token in found)
+        return sum(self.weights.get(token, strange) for token in words)
 
     def mentioned(self, question: str) -> list[int]:
         """Sources that a question names, in order; of overlapping names the longest counts."""
@@ -288,7 +307,18 @@ def build(sources: Iterable[Source]) -> Index:
                 named.setdefault(name, at)
     examples = any(note.kind == "example" for source in sources[:1] for note in source.notes)
     titles = [frozenset(map(same, _words(source.notes[0].source.replace("-", " "))) if examples else ()) for source in sources]
-    return Index(sources, postings, weights, named, titles, CLEAR if examples else 1.0)
+    return Index(sources, postings, weights, named, titles, CLEAR if examples else 0.0, _meanings(sources))
+
+
+def _meanings(sources: Sequence[Source]) -> NDArray[np.float32] | None:
+    """The unit vectors of sources, zeros for one that has none; None where none has."""
+    if not any(source.meaning for source in sources):
+        return None
+    import numpy as np
+
+    found = np.stack([np.frombuffer(source.meaning or bytes(embed.SIZE), np.int8) for source in sources]).astype(np.float32)
+    unit: NDArray[np.float32] = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1.0)
+    return unit
 
 
 def read(path: Path = NOTES) -> dict[Kind, list[Source]]:
@@ -298,8 +328,9 @@ def read(path: Path = NOTES) -> dict[Kind, list[Source]]:
         for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             note = Note(row["kind"], row["title"], row["text"], row["source"])
-            known = found[note.kind].setdefault(note.source, Source((), tuple(row["names"]), tuple(row["keys"])))
-            found[note.kind][note.source] = Source((*known.notes, note), known.names, known.keys)
+            first = Source((), tuple(row["names"]), tuple(row["keys"]), base64.b64decode(row.get("meaning", "")))
+            known = found[note.kind].setdefault(note.source, first)
+            found[note.kind][note.source] = replace(known, notes=(*known.notes, note))
     except FileNotFoundError as error:
         raise TwofoldError(f"the notes are missing ({path}): run `twofold data notes`") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -322,11 +353,11 @@ def choose(index: Index, question: str, k: int, own: Mapping[str, str]) -> list[
     named = index.mentioned(question)
     if len(named) > 1:
         return sorted(named, key=lambda source: -score.get(source, 0.0))[: max(k, 2)]
-    if not ranked or (ranked[0][0] < ENOUGH * index.strength(question, own) and not named):
+    if not ranked or (ranked[0][0] < ENOUGH and not named):
         return []
-    if index.clear > 1:
-        return [ranked[0][1]] if len(ranked) < 2 or ranked[0][0] >= index.clear * ranked[1][0] else []
-    return [source for value, source in ranked[:k] if value >= RIVAL * ranked[0][0]]
+    if index.clear:
+        return [ranked[0][1]] if len(ranked) < 2 or ranked[0][0] >= index.clear + ranked[1][0] else []
+    return [source for value, source in ranked[:k] if value >= ranked[0][0] - RIVAL]
 
 
 def fit(notes: Sequence[Note], question: str, budget: int) -> tuple[Note, ...]:

@@ -4,9 +4,11 @@ The product's index holds everything, so that nobody goes without a card or an e
 here search indexes of their own, without held-out intents and cards and without the last wordings of each, which training never sees.
 """
 
+import base64
 import json
 import random
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from twofold import retrieve
+from twofold import embed, retrieve
 from twofold.datasets import build, rows
 from twofold.retrieve import Index, Kind, Source
 from twofold.types import TwofoldError
@@ -61,39 +63,63 @@ def spoken(asks: Sequence[str], slots: Mapping[str, Any]) -> Iterator[str]:
         yield rows.substitute(ask, said)
 
 
-def examples(intent: rows.Intent, known: Mapping[str, rows.Frame], end: int | None) -> Source:
+def examples(intent: rows.Intent, known: Mapping[str, rows.Frame], end: int | None, meaning: bytes) -> Source:
     """An intent's solved examples, the same ones every time; the asks before `end` are its keys, with those in other languages."""
     foreign = (ask for asks in intent.asks_in.values() for ask in (asks if end is None else asks[:-1]))
     asks = (*intent.asks[:end], *foreign)
     notes = (build.example(intent, known, random.Random(f"{intent.id}/{number}")) for number in range(EXAMPLES))
     keys = (intent.id.replace("-", " "), intent.topic.replace("-", " "), *spoken(asks, intent.slots))
-    return Source(tuple({note.text: note for note in notes}.values()), (), keys)
+    return Source(tuple({note.text: note for note in notes}.values()), (), keys, meaning)
 
 
-def card(one: rows.Card, asks: Sequence[str]) -> Source:
+def card(one: rows.Card, asks: Sequence[str], meaning: bytes) -> Source:
     """A card's note with its names in all languages; the asks and misconceptions are its keys."""
     claims = (wrong["claim"] for wrong in one.misconceptions)
     return Source(
         (build.card_note(one),),
         (*one.names, *one.names_in.values()),
         (one.id.replace("-", " "), one.topic.replace("-", " "), *asks, *one.asks_in.values(), *claims),
+        meaning,
     )
 
 
-def sources(end: int | None = None, heldout: bool = False) -> dict[Kind, list[Source]]:
-    """All that is not held out, or all, with the asks before `end`."""
+def sources(end: int | None = None, heldout: bool = False, meanings: Mapping[str, bytes] | None = None) -> dict[Kind, list[Source]]:
+    """All that is not held out, or all, with the asks before `end`. meanings: by id, those of the packaged notes where not given."""
     frozen, known = frozenset() if heldout else build.heldout(), rows.frames()
+    known_meanings = packaged() if meanings is None else meanings
     return {
-        "example": [examples(one, known, end) for one in rows.intents() if one.id not in frozen],
-        "card": [card(one, one.asks[:end]) for one in rows.cards() if one.id not in frozen],
+        "example": [examples(one, known, end, known_meanings.get(one.id, b"")) for one in rows.intents() if one.id not in frozen],
+        "card": [card(one, one.asks[:end], known_meanings.get(one.id, b"")) for one in rows.cards() if one.id not in frozen],
     }
+
+
+def packaged() -> dict[str, bytes]:
+    """The meanings in the packaged notes, by id."""
+    return {source.notes[0].source: source.meaning for source in chain.from_iterable(retrieve.read().values())}
+
+
+def meanings() -> dict[str, bytes]:
+    """What each intent and card means, by id: the mean direction of its names and of the asks in English that evaluation does not use."""
+    from tqdm import tqdm
+
+    frames, rng = rows.frames(), random.Random("meanings")
+
+    def asked(intent: rows.Intent) -> Iterator[str]:
+        for ask in intent.asks[: -build.EVAL_ASKS]:
+            yield build.say(ask, rows.fill(intent, frames, rng, rows.mentioned(ask)), intent.slots, rng)
+
+    said = {one.id: [one.id.replace("-", " "), *asked(one)] for one in rows.intents()}
+    said |= {one.id: [*one.names, *one.asks[: -build.EVAL_ASKS]] for one in rows.cards()}
+    found = tqdm(said.items(), desc="meanings", file=sys.stderr, disable=None)
+    return {id: (127 * embed.centre(texts)).round().astype("int8").tobytes() for id, texts in found}
 
 
 def lines(found: Mapping[Kind, Sequence[Source]]) -> Iterator[dict[str, Any]]:
     """The rows of notes.jsonl; the first note of a source carries its names and keys."""
     for source in chain.from_iterable(found.values()):
         for number, note in enumerate(source.notes):
-            yield asdict(note) | {"names": source.names if number == 0 else (), "keys": source.keys if number == 0 else ()}
+            first = {"names": source.names, "keys": source.keys, "meaning": base64.b64encode(source.meaning).decode()}
+            yield asdict(note) | (first if number == 0 else {"names": (), "keys": (), "meaning": ""})
 
 
 def trials(first: int = -build.EVAL_ASKS, end: int | None = None, heldout: bool = False) -> dict[Kind, list[Trial]]:
@@ -150,11 +176,14 @@ def measure(index: Index, asked: Sequence[Trial], schema: bool = False) -> dict[
     }
 
 
-def report(strays: Path) -> dict[str, Any]:
-    """Every measurement, on indexes without the wordings that are asked."""
+def report(strays: Path, every: int = 1) -> dict[str, Any]:
+    """Every measurement, on indexes without the wordings that are asked. every: 1 for all questions, n for one in n.
+
+    Of names and of questions in other languages, which are many, one in four.
+    """
     indexes = {kind: retrieve.build(found) for kind, found in sources(-build.EVAL_ASKS).items()}
-    kept, heldout = trials(), trials(heldout=True)
-    off = [row["text"] for row in rows.read(strays) if not row["topic"] and not row["recall"]] if strays.exists() else []
+    kept, heldout = ({kind: asked[::every] for kind, asked in trials(heldout=held).items()} for held in (False, True))
+    off = [row["text"] for row in rows.read(strays) if not row["topic"] and not row["recall"]][::every] if strays.exists() else []
     result: dict[str, Any] = {}
     for kind, index in indexes.items():
         silent = [not retrieve.choose(index, text, 2, {}) for text in off]
@@ -164,8 +193,8 @@ def report(strays: Path) -> dict[str, Any]:
             "off_topic_nothing_found": percent(silent),
         }
     named = [Trial(f"what is {name}?", one.notes[0].source) for one in indexes["card"].sources for name in one.names]
-    result["card"]["by_name"] = measure(indexes["card"], named)
-    result["example"]["other_languages"] = measure(indexes["example"], foreign_trials())
+    result["card"]["by_name"] = measure(indexes["card"], named[:: 4 * every])
+    result["example"]["other_languages"] = measure(indexes["example"], foreign_trials()[:: 4 * every])
     result["example"]["with_notebook"] = measure(indexes["example"], kept["example"], schema=True)
     return result
 
@@ -174,7 +203,8 @@ def main(config: Config) -> None:
     """Write the notes and their measurement."""
     out = Path(config.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    rows.write(out, lines(sources(None, heldout=True) if config.kept else sources(-build.EVAL_ASKS)))
+    found = meanings()
+    rows.write(out, lines(sources(None, True, found) if config.kept else sources(-build.EVAL_ASKS, False, found)))
     if out.stat().st_size > MOST_BYTES:
         raise TwofoldError(f"{out} has {out.stat().st_size:,} bytes, over {MOST_BYTES:,}: shorten the keys")
     result = report(Path(config.strays)) | {"kilobytes": out.stat().st_size // 1000, "kept_wordings_indexed": config.kept}

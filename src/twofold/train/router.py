@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from twofold import classify, route
+from twofold import classify, embed, route
 from twofold.classify import BINARY_HEADS, LANGUAGES, Classifier
 from twofold.train import asks, record
 from twofold.train.asks import Row
@@ -150,13 +150,18 @@ def percent(hits: Iterable[bool]) -> float | None:
     return round(100 * sum(values) / len(values), 1) if values else None
 
 
-def measure(classifier: Classifier, rows: Sequence[Row], history: Callable[[Row], tuple[Message, ...]] = lambda _row: ()) -> dict[str, Any]:
+def measure(
+    classifier: Classifier, rows: Sequence[Row], history: Callable[[Row], tuple[Message, ...]] = lambda _row: (), alone: bool = False
+) -> dict[str, Any]:
     """Return the router's numbers on labelled rows, each asked with the guard on and, unless `history` gives some, no history.
+
+    alone: without the encoder, which has seen the labels of all training rows.
 
     false_refusals: declined data-science questions; off_topic_recall: declined others; code_theory_accuracy: over data-science rows, the
     intent that would speak if the guard let the row through; recall_f1; language_accuracy. All in percent.
     """
-    routes = [route.decide(Request(text=row.text, history=history(row)), classifier=classifier) for row in rows]
+    sense = None if alone else embed.sense
+    routes = [route.decide(Request(text=row.text, history=history(row)), classifier=classifier, sense=sense) for row in rows]
     pairs = list(zip(rows, routes, strict=True))
     hit = sum(1 for row, way in pairs if row.recall and way.recall)
     either = sum(1 for row, _ in pairs if row.recall) + sum(1 for way in routes if way.recall)
@@ -195,8 +200,9 @@ def sliced(classifier: Classifier, rows: Sequence[Row], key: Callable[[Row], str
 def cross_validated(rows: Sequence[Row], extra: Sequence[Row], config: Config) -> tuple[dict[str, Any], list[tuple[Row, float, float]]]:
     """Return the mean numbers of a k-fold run over the hand-written training rows, and every row with its unseen topic and code scores.
 
-    A batch of rows (one source) is in one fold only: a row's neighbours in style and subject are as unseen as the row. GLOSSARY is always
-    shown. Its words, like those of the other batches, may have joined the lexicon, so this flatters a little.
+    Of the linear heads alone: the encoder has seen the labels of all training rows. A batch of rows (one source) is in one fold only: a
+    row's neighbours in style and subject are as unseen as the row. GLOSSARY is always shown. Its words, like those of the other batches,
+    may have joined the lexicon, so this flatters a little.
     """
     sizes = Counter(row.source for row in rows)
     sizes.pop(GLOSSARY, None)
@@ -213,9 +219,9 @@ def cross_validated(rows: Sequence[Row], extra: Sequence[Row], config: Config) -
         unseen = [row for row in rows if fold_of.get(row.source) == fold]
         varied = asks.varied_rows(shown, config.varied_weight, config.seed)
         classifier = fit([*shown, *varied, *extra], config, lexicon, counted)
-        numbers.append(measure(classifier, unseen))
+        numbers.append(measure(classifier, unseen, alone=True))
         for row in unseen:
-            way = route.decide(Request(text=row.text), classifier=classifier)
+            way = route.decide(Request(text=row.text), classifier=classifier, sense=None)
             scored.append((row, way.scores["topic"], way.scores["code"]))
         print(f"  fold {fold + 1} of {config.folds}: {numbers[-1]}", flush=True)
     mean = {name: [part[name] for part in numbers if part[name] is not None] for name in numbers[0]}
@@ -232,7 +238,7 @@ def _inputs(config: Config) -> list[Path]:
     return [path for path in (*named, *folders) if path.exists()]
 
 
-def _rows(config: Config) -> tuple[list[Row], list[Row], list[Row], list[Row]]:
+def gather(config: Config) -> tuple[list[Row], list[Row], list[Row], list[Row]]:
     """Return the training rows (hand-written, the sources' asks, weak ones) without copies of held-out rows, and the held-out rows.
 
     The held-out rows of both tests come together, those of data/router.jsonl first.
@@ -264,7 +270,7 @@ def _talk(row: Row) -> tuple[Message, ...]:
 def main(config: Config) -> None:
     """Fit the heads, write the weights, measure the held-out split and write the results."""
     started = time.perf_counter()
-    train, extra, weak, held_out = _rows(config)
+    train, extra, weak, held_out = gather(config)
     later = {row.source for row in asks.batch_rows(Path(config.batches), "test")}
     test, second = [row for row in held_out if row.source not in later], [row for row in held_out if row.source in later]
     print(f"{len(train)} training rows, {len(extra)} asks of the sources, {len(weak)} weak rows, {len(held_out)} held-out rows", flush=True)
