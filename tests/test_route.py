@@ -3,7 +3,7 @@ import time
 import pytest
 
 from twofold import classify, route
-from twofold.classify import Classifier, Guess
+from twofold.classify import Guess
 from twofold.route import decide
 from twofold.types import Message, Request
 

@@ -11,8 +11,8 @@ from twofold.train import pretrain
 
 GUIDE = """# Cross-validation
 
-Cross-validation is a way to estimate how well a model generalises. It splits the data into folds. Each fold is the test set once. The mean of
-the scores is the estimate, and their spread says how far it can be trusted in practice.
+Cross-validation is a way to estimate how well a model generalises. It splits the data into folds. Each fold is the test set once.
+The mean of the scores is the estimate, and their spread says how far it can be trusted in practice.
 
 A second paragraph is about something else that follows from it, and it is long enough to be one. It has two sentences.
 
