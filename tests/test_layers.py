@@ -24,6 +24,7 @@ HOMES = {
     ),  # both evals measure the engine's own machine
     "transformers": ("engines.local", "engines.libraries", "train", "evals.ladder", "evals.base"),  # both build what no engine serves
     "peft": ("engines.local", "train"),
+    "accelerate": ("train",),
     "bitsandbytes": ("engines.libraries", "train"),
     "huggingface_hub": ("engines.folders",),
     "jinja2": ("engines.libraries",),
