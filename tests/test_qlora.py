@@ -254,7 +254,7 @@ def test_only_the_estimate_and_the_result_are_printed_where_nobody_watches(
     qlora.main(config(toy, tmp_path / "a", steps=2))
     out, err = capfd.readouterr()
     assert len(out.splitlines()) == 1
-    assert re.fullmatch(r"code: 0\.00 M tokens at [\d,]+ tokens/s: about 0 min \(bf16 base, 0 of 2 layers computed twice\)\n", err)
+    assert re.fullmatch(r"code: 0\.00 M tokens at [\d,]+ tokens/s: about 0 min \(float32 base, 0 of 2 layers computed twice\)\n", err)
 
 
 # what can go wrong

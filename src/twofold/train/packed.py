@@ -40,7 +40,7 @@ class Pack(NamedTuple):
     positions: Tensor
     """(size,) position inside the own row"""
     starts: Tensor
-    """(most + 1,) int32: row n is starts[n] to starts[n + 1]; what is left after the last row is cut likewise, then empty rows"""
+    """(one more than rows and pieces at most,) int32: row n is starts[n] to starts[n + 1]; the rest is cut likewise, then empty"""
     tokens: int
     """tokens of rows, without what is left"""
 
@@ -51,7 +51,14 @@ class Pack(NamedTuple):
 
 
 def packs(rows: Sequence[Row], size: int, longest: int, rng: random.Random | None = None) -> Iterator[Pack]:
-    """All rows once, in random order (or as they are), in packs of `size` tokens. No row may exceed `longest`, nor that `size`.
+    """All rows once, in random order (or as they are), in packs of `size` tokens. No row may exceed `longest`, nor that `size`."""
+    most = _most(rows, size)
+    for chosen in filled(rows, size, rng):
+        yield pack(chosen, size, longest, most)
+
+
+def filled(rows: Sequence[Row], size: int, rng: random.Random | None = None) -> Iterator[list[Row]]:
+    """The rows of each pack.
 
     A row that does not fit any more gives way to the longest of the next 256 that does, so that little is left over.
     """
@@ -59,24 +66,25 @@ def packs(rows: Sequence[Row], size: int, longest: int, rng: random.Random | Non
     if rng:
         rng.shuffle(order)
     while order:
-        chosen, room = [], size
-        for _ in range(max(1, size // 32)):
+        chosen: list[Row] = []
+        room = size
+        for _ in range(_most(rows, size)):
             near = [at for at, number in enumerate(order[:256]) if len(rows[number][0]) <= room]
             if not near:
                 break
             first = near[0] if near[0] == 0 else max(near, key=lambda at: len(rows[order[at]][0]))
             chosen.append(rows[order.pop(first)])
             room -= len(chosen[-1][0])
-        yield pack(chosen, size, longest)
+        yield chosen
 
 
-def most_rows(size: int, longest: int) -> int:
-    """Entries of `starts` but one, the same for every pack of a run: compiled code wants fixed shapes. Chats are longer than 32."""
-    return max(1, size // 32) + math.ceil(size / longest)  # what is left is cut in pieces of at most `longest`
+def _most(rows: Sequence[Row], size: int) -> int:
+    """Rows that a pack holds at most, a quarter more than fit on average: each costs attention memory, used or not."""
+    return math.ceil(1.25 * size * len(rows) / max(1, sum(len(ids) for ids, _ in rows)))
 
 
-def pack(rows: Sequence[Row], size: int, longest: int) -> Pack:
-    """Put rows side by side. Raises ValueError where they do not fit."""
+def pack(rows: Sequence[Row], size: int, longest: int, most: int) -> Pack:
+    """Put rows, at most `most`, side by side. Raises ValueError where they do not fit."""
     ids: list[int] = []
     targets: list[int] = []
     positions: list[int] = []
@@ -89,8 +97,8 @@ def pack(rows: Sequence[Row], size: int, longest: int) -> Pack:
     tokens = len(ids)
     while starts[-1] < size:
         starts.append(min(size, starts[-1] + longest))
-    starts += [size] * (most_rows(size, longest) + 1 - len(starts))
-    if tokens > size or len(starts) != most_rows(size, longest) + 1:
+    starts += [size] * (most + math.ceil(size / longest) + 1 - len(starts))  # what is left takes as many pieces at most
+    if tokens > size or len(rows) > most:
         raise ValueError(f"{len(rows)} rows of {tokens} tokens do not fit in {size}")
     left = size - tokens
     return Pack(
@@ -348,6 +356,7 @@ class Decoder:
         self._embed, self._rotary, self._last = causal.model.embed_tokens, causal.model.rotary_emb, causal.model.norm.weight
         self._head = causal.lm_head.weight
         self.scale = float(causal.model.layers[0].self_attn.q_proj.scaling["default"])
+        self._beside: list[tuple[Tensor, Tensor, float]] = []  # where beside a bf16 matrix which LoRA matrix goes, times what
         self.layers = [self._take(one) for one in causal.model.layers]
         self._layer: Callable[..., Tensor] = torch.compile(layer, dynamic=False) if compiled else layer
         self.refresh()
@@ -367,10 +376,14 @@ class Decoder:
         if any(absmax is None for _, absmax in found) or self.plan.whole:
             dtype = self._head.dtype
             both = torch.zeros((rows, columns + rank) if rows > columns else (rows + rank, columns), dtype=dtype, device=a[0].device)
-            at = 0
-            for (weight, absmax), one in zip(found, b, strict=True):
-                both[at : at + len(one), :columns] = weight if absmax is None else unpack(weight, absmax, len(one), dtype)
-                at += len(one)
+            row, beside = 0, columns if rows > columns else rows
+            for (weight, absmax), one, two in zip(found, a, b, strict=True):
+                both[row : row + len(two), :columns] = weight if absmax is None else unpack(weight, absmax, len(two), dtype)
+                if rows > columns:
+                    self._beside.append((both[row : row + len(two), beside : beside + len(one)], two, 1.0))
+                else:
+                    self._beside.append((both[beside : beside + len(one)], one, self.scale))
+                row, beside = row + len(two), beside + len(one)
             weight, absmax = both, None
         else:
             weight, absmax = torch.cat([one for one, _ in found]), torch.cat([one for _, one in found])  # type: ignore[misc]
@@ -381,12 +394,9 @@ class Decoder:
     @torch.no_grad()
     def refresh(self) -> None:
         """Put the LoRA matrices beside those that are held in bf16; due whenever they have changed."""
-        for one in self.layers:
-            for group in (one.qkv, one.out, one.gate_up, one.down):
-                if group.absmax is None:
-                    a, b = group.lora(self.scale, group.weight.dtype)
-                    wide = len(b) > a.shape[1]
-                    (group.weight[:, a.shape[1] :] if wide else group.weight[len(b) :]).copy_(b if wide else a)
+        if self._beside:
+            places, weights, factors = (list(column) for column in zip(*self._beside, strict=True))
+            torch._foreach_copy_(places, torch._foreach_mul(weights, factors))
 
     def hidden(self, pack: Pack) -> Tensor:
         """Final hidden states (size, hidden)."""

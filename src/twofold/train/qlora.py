@@ -191,7 +191,7 @@ def main(config: Config) -> None:
     if not data.exists():
         raise TwofoldError(f"no rows in {data}: run `twofold data build`, or name your own with --data")
     state = PartialState()
-    device, world = state.device, state.num_processes
+    device, world = state.device if state.device.type == "cuda" else torch.device("cpu"), state.num_processes
     with quiet():
         base, tokenizer = load_base(config.base, device)
     longest = min(config.length, config.micro)
@@ -280,7 +280,7 @@ def main(config: Config) -> None:
     speed = sum(one.tokens for one in trial[1:]) * world / (_clock(device) - began)
     left = int((total - done["step"]) * accumulate * world / epoch * sum(len(ids) for ids, _ in rows))
     ahead = Estimate(left, speed, world if device.type == "cuda" else 0, config.price)
-    held_in = "bf16" if chosen.whole else "NF4"
+    held_in = str(base.lm_head.weight.dtype).removeprefix("torch.") if chosen.whole else "NF4"
     tell(state, f"{config.adapter}: {ahead} ({held_in} base, {chosen.recomputed} of {decoder.shape.layers} layers computed twice)")
 
     ours, finished = stream(), False
