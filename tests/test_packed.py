@@ -11,6 +11,7 @@ import torch
 
 from twofold.train import packed, qlora, quantize
 from twofold.train.packed import GIB, IGNORED, Decoder, Plan, Shape, packs, plan
+from twofold.types import TwofoldError
 
 SEVEN = Shape(32, 4096, 14336, 32, 8, 128, 32768, 1e-5)  # Mistral-7B-v0.3
 
@@ -164,6 +165,23 @@ def test_packs_hold_every_row_once_and_whole(count: int, size: int, longest: int
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="2 rows of 8 tokens do not fit in 7"):
         packed.pack([([1, 2, 3, 4], [1, 2, 3, 4])] * 2, 7, 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model_type": "qwen2"}, "not on qwen2's"),
+        ({"attention_bias": True}, "not on mistral's"),
+        ({"hidden_act": "gelu"}, "not on mistral's"),
+        ({"sliding_window": 40}, "train with --length 40"),
+    ],
+)
+def test_layers_that_are_not_known_are_refused(model: Any, changes: dict[str, Any], told: str) -> None:
+    other = copy.deepcopy(model)
+    for name, value in changes.items():
+        setattr(other.base_model.model.config, name, value)
+    with pytest.raises(TwofoldError, match=told):
+        Decoder(other, Plan(whole=True, recomputed=0, peak=0), longest=60, compiled=False)
 
 
 def test_the_plan_spends_what_there_is() -> None:

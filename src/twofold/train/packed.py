@@ -350,8 +350,9 @@ class Decoder:
     """A peft model's base and LoRA matrices, laid out for packed rows. The peft model gives up the weights of its linears."""
 
     def __init__(self, model: Any, chosen: Plan, longest: int, compiled: bool) -> None:
-        """Take over a peft model with LoRA on all seven linears; `longest` row in tokens."""
+        """Take over a peft model with LoRA on all seven linears; `longest` row in tokens. Raises TwofoldError for layers not known."""
         causal = model.base_model.model
+        _check(causal.config, longest)
         self.shape, self.plan, self.longest = Shape.of(causal.config), chosen, longest
         self._embed, self._rotary, self._last = causal.model.embed_tokens, causal.model.rotary_emb, causal.model.norm.weight
         self._head = causal.lm_head.weight
@@ -418,6 +419,16 @@ class Decoder:
         """Cross-entropy, summed over the tokens of answers."""
         spoken = (pack.targets != IGNORED).nonzero()[:, 0]  # logits only there: most of a row is prompt
         return _AnswerLoss.apply(self.hidden(pack)[spoken], pack.targets[spoken], self._head)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _check(config: Any, longest: int) -> None:
+    """Raise TwofoldError for a model that `layer` does not compute as transformers would."""
+    biased = getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False)
+    if config.model_type not in ("mistral", "llama") or config.hidden_act != "silu" or biased:
+        raise TwofoldError(f"adapters are trained on Mistral's and Llama's layers, not on {config.model_type}'s: choose another base")
+    window = getattr(config, "sliding_window", None)
+    if window and window < longest:
+        raise TwofoldError(f"this base attends to {window} tokens at most: train with --length {window}")
 
 
 def _frozen(linear: Any) -> tuple[Tensor, Tensor | None]:

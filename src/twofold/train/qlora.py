@@ -140,6 +140,8 @@ def memory_plan(model: Any, config: Config, device: torch.device) -> Plan:
     """What is held and what is computed twice on this device. Raises TwofoldError where not even the thriftiest way fits."""
     if device.type != "cuda":
         return Plan(whole=True, recomputed=0, peak=0)
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        raise TwofoldError("this GPU is older than Ampere and has no bf16: train on the CPU with CUDA_VISIBLE_DEVICES= or take another")
     free, _ = torch.cuda.mem_get_info(device)
     if config.memory:
         free = min(free, int(config.memory * GIB) - torch.cuda.memory_allocated(device))
