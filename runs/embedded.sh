@@ -45,7 +45,7 @@ $LAUNCH train pretrain --corpus "$WORK/corpus" --tokenizer "$WORK/tokenizer" --o
 $TWOFOLD train quantize --model "$WORK/pretrain" --out "$WORK/base"
 wait "$rows"
 train() {
-  $TWOFOLD train "$1" --base "$WORK/base" --data "$WORK/adapters/$2" --out "$WORK/$1" --epochs 1 --batch 64 --micro 64 --lr "$3" > "$WORK/$1.log" 2>&1
+  $TWOFOLD train "$1" --base "$WORK/base" --data "$WORK/adapters/$2" --out "$WORK/$1" --epochs 1 --batch 16384 --micro 16384 --lr "$3" > "$WORK/$1.log" 2>&1
 }
 CUDA_VISIBLE_DEVICES=0 train code train.jsonl 1.5e-3 &
 CUDA_VISIBLE_DEVICES=${SECOND:-0} train theory train_theory.jsonl 1e-3 &

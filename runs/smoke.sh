@@ -16,7 +16,7 @@ $TWOFOLD train pretrain --corpus "$WORK/corpus" --tokenizer "$WORK/tokenizer" --
 $TWOFOLD train quantize --model "$WORK/pretrain" --out "$WORK/model/base"
 for adapter in code theory; do
   rows=$([ $adapter = code ] && echo train.jsonl || echo train_theory.jsonl)
-  $TWOFOLD train $adapter --base "$WORK/model/base" --data "$WORK/rows/$rows" --out "$WORK/model/$adapter" --steps 8 --batch 4 --length 768
+  $TWOFOLD train $adapter --base "$WORK/model/base" --data "$WORK/rows/$rows" --out "$WORK/model/$adapter" --steps 8 --batch 1536 --micro 1536 --length 768
 done
 $TWOFOLD ask "What is cross-validation?" --model "$WORK/model" --max-new-tokens 24 --json | tee "$WORK/answer.json"
 grep -q '"chip": "THEORY"' "$WORK/answer.json"

@@ -21,13 +21,19 @@ HOMES = {
         "evals.speed",
         "evals.ladder",
         "evals.base",
-    ),  # both evals measure the engine's own machine
-    "transformers": ("engines.local", "engines.libraries", "train", "evals.ladder", "evals.base"),  # both build what no engine serves
-    "peft": ("engines.local", "train"),
-    "bitsandbytes": ("engines.libraries", "train"),
+        "evals.gpu_train",
+    ),  # these evals measure the machine below the engine
+    # these evals build what no engine serves
+    "transformers": ("engines.local", "engines.libraries", "train", "evals.ladder", "evals.base", "evals.gpu_train"),
+    "peft": ("engines.local", "train", "evals.gpu_train"),
+    "accelerate": ("train",),
+    "bitsandbytes": ("engines.libraries", "train", "evals.gpu_train"),
+    "trl": ("evals.gpu_train",),  # peers, measured where they are installed
+    "datasets": ("evals.gpu_train",),
+    "unsloth": ("evals.gpu_train",),
     "huggingface_hub": ("engines.folders",),
     "jinja2": ("engines.libraries",),
-    "safetensors": ("embed", "engines.folders", "engines.libraries", "train", "evals.ladder"),
+    "safetensors": ("embed", "engines.folders", "engines.libraries", "train", "evals.ladder", "evals.gpu_train"),
     "psutil": ("engines.local", "engines.libraries"),
     "numpy": ("classify", "embed", "retrieve", "twin", "datasets.check", "train", "evals"),
     "pandas": ("twin", "notebook", "datasets"),
@@ -53,6 +59,8 @@ CROSSINGS = {
     ("twofold.evals.base", "twofold.train.quantize"),
     ("twofold.evals.base", "twofold.train.pretrain"),  # the rows that pretraining held out
     ("twofold.evals.base", "twofold.train.corpus"),
+    ("twofold.evals.gpu_train", "twofold.train.qlora"),  # what it measures
+    ("twofold.evals.gpu_train", "twofold.train.packed"),
     ("twofold.evals.ladder", "twofold.train.quantize"),  # the bottom rung is the trained base without its packing
 }
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import math
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(toy: Path, out: Path, **changes: Any) -> qlora.Config:
-    plain = qlora.Config(base=str(toy / "base"), data=str(toy / "rows.jsonl"), out=str(out), steps=30, batch=8, micro=8, lr=1e-2, rank=8)
+    plain = qlora.Config(
+        base=str(toy / "base"), data=str(toy / "rows.jsonl"), out=str(out), steps=30, batch=1024, micro=1024, length=256, lr=1e-2, rank=8
+    )
     return dataclasses.replace(plain, **changes)
 
 
@@ -107,25 +111,6 @@ def test_only_the_answer_is_learnt_from(toy: Path, tmp_path: Path) -> None:
     assert not any(weight.requires_grad for weight in base.parameters())
 
 
-@pytest.mark.parametrize(("count", "micro"), [(1, 4), (37, 4), (200, 3), (64, 64)])
-def test_batches_cover_every_row_once_in_an_order_of_their_own(count: int, micro: int) -> None:
-    rows = [([5 + number, *[3] * (number % 7)], [qlora.IGNORED, *[3] * (number % 7)]) for number in range(count)]
-    seen: list[int] = []
-    for ids, labels, mask in qlora.batches(rows, micro, random.Random(0)):
-        assert ids.shape == labels.shape == mask.shape
-        assert len(ids) <= micro
-        for number, one, label, shown in zip(ids[:, 0] - 5, ids, labels, mask, strict=True):
-            size = len(rows[number][0])
-            assert (one[:size].tolist(), label[:size].tolist()) == rows[number]
-            assert shown.tolist() == [1] * size + [0] * (len(shown) - size)
-            assert (label[size:] == qlora.IGNORED).all()
-            seen.append(int(number))
-    assert sorted(seen) == list(range(count))
-    if count > micro:
-        again = [int(n) for ids, _, _ in qlora.batches(rows, micro, random.Random(1)) for n in ids[:, 0] - 5]
-        assert again != seen
-
-
 def test_the_base_computes_with_its_nf4_values(toy: Path) -> None:
     base, _ = qlora.load_base(str(toy / "base"))
     expected = quantize.dequantized(toy / "base")
@@ -144,7 +129,8 @@ def test_the_held_loss_falls_and_the_record_tells(trained: Path) -> None:
     record = json.loads((trained / "run.json").read_text())
     assert set(record["data"]) == {"rows.jsonl"}
     log = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in log] == [0, 10, 20]
+    assert [line["step"] for line in log] == sorted({0, 10, 20, *range(2, 30, 3)})
+    assert [line["step"] for line in log if "valid_loss" in line] == list(range(2, 30, 3))
     assert log[-1]["loss"] < log[0]["loss"]
     assert not (trained / "snapshot.pt").exists()
 
@@ -169,17 +155,17 @@ def test_the_adapter_has_all_linears_rank_and_scaling_and_names_no_path(trained:
 
 @pytest.fixture
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """interrupt(step) lets Ctrl-C come within that step, interrupt(None) never."""
+    """interrupt(step) lets Ctrl-C come within that step, interrupt(step, error) that error, interrupt(None) nothing."""
     clip = torch.nn.utils.clip_grad_norm_
 
-    def at(step: int | None) -> None:
+    def at(step: int | None, error: BaseException | type[BaseException] = KeyboardInterrupt) -> None:
         calls = 0
 
         def interrupted(*given: Any) -> Any:
             nonlocal calls
             calls += 1
             if calls - 1 == step:
-                raise KeyboardInterrupt
+                raise error
             return clip(*given)
 
         monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", interrupted)
@@ -206,6 +192,39 @@ def test_ctrl_c_keeps_the_adapter_and_the_same_command_goes_on_exactly(
     assert not (out / "snapshot.pt").exists()
 
 
+def test_a_run_that_was_killed_goes_on_from_its_snapshot_to_the_same_losses(
+    trained: Path, toy: Path, tmp_path: Path, interrupt: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "median"
+    given = config(toy, out, adapter="median", snapshot_minutes=1e-9)  # after every step
+    interrupt(13, RuntimeError("killed"))
+    with pytest.raises(RuntimeError, match="killed"):
+        qlora.main(given)
+    assert not (out / "adapter_model.safetensors").exists()
+    interrupt(None)
+    qlora.main(given)
+    assert "goes on from step 13 of 30" in capsys.readouterr().err
+    assert (out / "log.jsonl").read_text() == (trained / "log.jsonl").read_text()
+    assert same(out, trained)
+
+
+def test_training_stops_when_it_gets_no_better_and_keeps_the_best(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    qlora.main(config(toy, tmp_path / "a", lr=3.0, patience=2))
+    assert "no better for 2 evaluations" in capsys.readouterr().err
+    log = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
+    losses = [line["valid_loss"] for line in log if "valid_loss" in line]
+    assert len(losses) < 10
+    assert losses.index(min(losses)) == len(losses) - 3
+    assert numbers(tmp_path / "a")["valid_loss"] == min(losses)
+
+
+def test_the_estimate_is_tokens_over_speed_and_hours_times_price() -> None:
+    told = qlora.Estimate(tokens=3_600_000, per_second=1000.0, gpus=4, price=2.5)
+    assert told.hours == 1.0
+    assert str(told) == "3.60 M tokens at 1,000 tokens/s: about 60 min, about $10.00 at $2.50 a GPU hour"
+    assert str(dataclasses.replace(told, tokens=36_000_000, gpus=0)) == "36.00 M tokens at 1,000 tokens/s: about 10.0 h"
+
+
 def test_other_settings_begin_anew(toy: Path, tmp_path: Path, interrupt: Any, capsys: pytest.CaptureFixture[str]) -> None:
     interrupt(2)
     qlora.main(config(toy, tmp_path / "a", steps=4))
@@ -216,22 +235,26 @@ def test_other_settings_begin_anew(toy: Path, tmp_path: Path, interrupt: Any, ca
     assert numbers(tmp_path / "a")["steps"] == 5
 
 
-def test_a_batch_smaller_than_micro_is_kept_and_micro_batches_add_up(toy: Path, tmp_path: Path) -> None:
-    qlora.main(config(toy, tmp_path / "a", steps=2, batch=4, micro=32))
-    qlora.main(config(toy, tmp_path / "b", steps=2, batch=16, micro=4))
+def test_a_batch_smaller_than_micro_is_one_pass_and_passes_add_up(toy: Path, tmp_path: Path) -> None:
+    qlora.main(config(toy, tmp_path / "a", steps=2, batch=1, micro=512))
+    qlora.main(config(toy, tmp_path / "b", steps=2, batch=2048, micro=512))
     assert numbers(tmp_path / "b")["tokens"] > 3 * numbers(tmp_path / "a")["tokens"]
 
 
 def test_epochs_set_the_number_of_steps(toy: Path, tmp_path: Path) -> None:
-    qlora.main(config(toy, tmp_path / "a", steps=0, epochs=0.5, batch=40))
-    assert numbers(tmp_path / "a")["steps"] == 2  # 117 rows are three batches
+    qlora.main(config(toy, tmp_path / "a", steps=0, epochs=0.5, batch=4096))
+    rows, _ = qlora.examples(toy / "rows.jsonl", qlora.load_base(str(toy / "base"))[1], 256)
+    tokens = sum(len(ids) for number, (ids, _) in enumerate(rows) if number % 50)
+    assert numbers(tmp_path / "a")["steps"] == math.ceil(tokens / 2 / 4096)
 
 
-def test_nothing_but_the_result_is_printed_where_nobody_watches(toy: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_only_the_estimate_and_the_result_are_printed_where_nobody_watches(
+    toy: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     qlora.main(config(toy, tmp_path / "a", steps=2))
     out, err = capfd.readouterr()
     assert len(out.splitlines()) == 1
-    assert not err
+    assert re.fullmatch(r"code: 0\.00 M tokens at [\d,]+ tokens/s: about 0 min \(float32 base, 0 of 2 layers computed twice\)\n", err)
 
 
 # what can go wrong
