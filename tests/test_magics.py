@@ -381,3 +381,12 @@ def test_the_chat_is_exported_with_made_up_data_or_with_copies(talk: Talk, tmp_p
         assert ("north" in json.dumps(cells[1])) is False
         assert (tmp_path / "chat-data" / "sales.parquet").exists() == bool(flag)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "chat-data" / "sales.parquet"), talk.shell.user_ns["sales"])
+
+
+def test_the_user_is_told_once_where_prompts_go(talk: Talk) -> None:
+    assert "prompts  stay on this machine" in talk.run("%twofold status")
+    assert "it loads at the first question" in talk.run("%twofold model http://box:8000/v1")
+    assert "prompts  go to http://box:8000/v1" in talk.run("%twofold status")
+    assert "prompts go to http://box:8000/v1; %twofold share says" in talk.run("%ask -m code mean of price in sales")
+    assert "prompts go to" not in talk.run("%ask -m code mean of price in sales")
+    assert "prompts go to https://other/v1" in talk.run("%ask -m code --model https://other/v1 mean of price in sales")
