@@ -90,7 +90,7 @@ def serve(model: str = "embedded", host: str = "127.0.0.1", port: int = 8000) ->
     print(f"twofold: opening {model} ...", flush=True)
     app = build(open_engine(model), key)
     print(f"twofold: http://{host}:{port}/v1 (Ctrl-C stops it)", flush=True)
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
+    uvicorn.run(app, host=host, port=port, log_level="critical", timeout_graceful_shutdown=2)  # `told` logs what fails
 
 
 def build(engine: Engine, key: str = "") -> Starlette:
@@ -142,8 +142,9 @@ def status_of(error: Exception) -> int:
 
 
 def told(error: Exception) -> dict[str, Any]:
-    """OpenAI's error object."""
+    """OpenAI's error object. What should not happen is logged."""
     if not isinstance(error, TwofoldError):
+        logging.getLogger(__name__).error("the answer failed", exc_info=error)
         return {"message": f"the answer failed: {error}", "type": "server_error", "param": None, "code": None}
     param, code = (error.param, error.code) if isinstance(error, Refused) else (None, None)
     return {"message": str(error), "type": "invalid_request_error", "param": param, "code": code}
@@ -344,9 +345,7 @@ async def events(asked: Asked, engine: Engine, first: Part, parts: Generator[Par
                     yield event(head | {"choices": [{"index": part.choice, "delta": {"content": part.text}, "finish_reason": None}]})
                 if part.finish:
                     yield event(head | who(part) | {"choices": [{"index": part.choice, "delta": {}, "finish_reason": part.finish}]})
-    except Exception as error:  # the surface: the client is told, whatever the engine does
-        if not isinstance(error, TwofoldError):
-            logging.getLogger(__name__).exception("the answer failed")
+    except Exception as error:  # noqa: BLE001  the surface: the client is told, whatever the engine does
         yield event({"error": told(error)})
         return
     if asked.usage:
