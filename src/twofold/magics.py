@@ -348,6 +348,7 @@ class _Terminal:
 
     def __init__(self) -> None:
         self.shown, self.step, self.waited = "", "", ""
+        self.mid_line = False  # behind a step
 
     def show(self, result: Result, last: bool = False) -> None:
         if result.waiting:
@@ -358,11 +359,14 @@ class _Terminal:
         text = result.text
         if not text.startswith(self.shown):
             print("\n")
-            self.shown = ""
+            self.shown, self.mid_line = "", False
+        if text != self.shown and self.mid_line:
+            print()
+            self.mid_line = False
         print(text[len(self.shown) :], end="", flush=True)
         self.shown = text
         if result.reply.step not in ("", self.step):
-            self.step = result.reply.step
+            self.step, self.mid_line = result.reply.step, True
             print(f"\n  {self.step} ...", end="", flush=True)
         if last:
             print("\n" + "\n".join(told(result)), flush=True)
