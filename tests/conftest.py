@@ -2,8 +2,14 @@
 
 import hashlib
 import os
+import socket
+import threading
+import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +27,28 @@ def sign(folder: Path) -> None:
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
     lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}" for path in paths]
     (folder / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+
+
+@contextmanager
+def serving(engine: Any, key: str = "") -> Iterator[str]:
+    """`twofold serve` with an engine, on a real socket of this machine; yields its address, which ends in /v1."""
+    import uvicorn
+
+    from twofold.server import build
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(build(engine, key), log_level="error", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive(), "the server did not start"
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        finally:
+            server.should_exit = True
+            thread.join(10)
+    assert not thread.is_alive()
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from twofold import listen
 from twofold.draw import short
 from twofold.engines.later import Later
 from twofold.engines.scripted import Scripted
@@ -152,7 +153,7 @@ def test_words_from_outside_are_escaped() -> None:
     ("host", "open_to_others"), [("127.0.0.1", False), ("::1", False), ("localhost", False), ("0.0.0.0", True), ("box", True)]
 )
 def test_an_open_host_needs_auth(host: str, open_to_others: bool) -> None:
-    assert app.is_loopback(host) is not open_to_others
+    assert listen.is_loopback(host) is not open_to_others
     if open_to_others:
         with pytest.raises(TwofoldError, match="TWOFOLD_AUTH"):
             app.serve(host=host)
@@ -249,3 +250,8 @@ def test_a_file_that_is_no_table_is_said(tmp_path: Path) -> None:
     assert (loaded, row["visible"]) == (None, True)
     assert "cannot read bad.parquet" in about
     assert "<script>" not in about
+
+
+def test_the_page_says_where_questions_go() -> None:
+    assert app.stays("embedded") == "It stays on this machine."
+    assert app.stays("http://box:8000/v1") == "Questions go to http://box:8000/v1."

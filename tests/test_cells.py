@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from twofold.cells import Book, Failure, moved, options, resolve, verbatim, without_magics
-from twofold.types import Share, TwofoldError
+from twofold.types import SHARES, Share, TwofoldError
 
 KNOWN = {"-m": True, "--adapter": True, "--no-guard": False, "-o": True}
 
@@ -108,3 +108,16 @@ def test_lines_of_ipython_are_kept_apart() -> None:
     assert without_magics("%matplotlib inline\n\n!ls\nx = 1\n%time y\n") == ("%matplotlib inline\n\n!ls\n", "x = 1\n%time y\n")
     assert without_magics("x") == ("", "x")
     assert moved('  File "<cell>", line 5\nline 5', 3) == '  File "<cell>", line 2\nline 5'
+
+
+def test_an_error_keeps_what_the_level_tells_and_loses_the_rest() -> None:
+    frame = pd.DataFrame({"grade": ["Quux", "Zanzibar"] * 10, "who": [f"Canary{n}x" for n in range(20)]})
+    error = "ValueError: could not convert string to float: 'Quux' in grade, nor 'Canary3x'"
+    book = Book({"frame": frame}, failure=Failure("frame.astype(float)", error))
+    shown = {share: resolve("why @Err", book, share)[0] for share in SHARES}
+    assert {share: [word for word in ("grade", "Quux", "Canary3x") if word in text] for share, text in shown.items()} == {
+        "nothing": [],
+        "schema": ["grade"],
+        "levels": ["grade", "Quux"],
+        "values": ["grade", "Quux", "Canary3x"],
+    }

@@ -34,6 +34,7 @@ HOMES = {
     "huggingface_hub": ("engines.folders",),
     "jinja2": ("engines.libraries",),
     "safetensors": ("embed", "engines.folders", "engines.libraries", "train", "evals.ladder", "evals.gpu_train"),
+    "httpx2": ("engines.remote",),
     "psutil": ("engines.local", "engines.libraries"),
     "numpy": ("classify", "embed", "retrieve", "twin", "datasets.check", "train", "evals"),
     "pandas": ("twin", "notebook", "datasets"),
@@ -48,12 +49,11 @@ HOMES = {
     "gradio": ("app",),
     "IPython": ("magics",),
     "nbformat": ("export",),
-    "fastapi": ("server",),
     "starlette": ("server",),
     "uvicorn": ("server",),
 }
 # A module outside these imports third parties only inside the functions that need them.
-EAGER = ("app", "magics", "server", "train", "engines.local", "engines.libraries")
+EAGER = ("app", "magics", "server", "train", "engines.local", "engines.libraries", "engines.remote")
 # What crosses the table, and why.
 CROSSINGS = {
     ("twofold.evals.base", "twofold.train.quantize"),
@@ -144,7 +144,7 @@ def test_imports_go_only_downwards() -> None:
 
 
 def test_only_the_seam_of_the_engines_is_known_outside() -> None:
-    inside = [one for one in OWN if within(one.target, ("engines.local", "engines.libraries", "engines.folders"))]
+    inside = [one for one in OWN if within(one.target, ("engines.local", "engines.libraries", "engines.folders", "engines.remote"))]
     assert [one for one in inside if part(one.module) not in ("engines", "evals", "train", "doctor")] == []
     assert [one for one in OWN if within(one.target, ("engines.scripted",))] == []  # for tests
 

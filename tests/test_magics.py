@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -381,3 +382,61 @@ def test_the_chat_is_exported_with_made_up_data_or_with_copies(talk: Talk, tmp_p
         assert ("north" in json.dumps(cells[1])) is False
         assert (tmp_path / "chat-data" / "sales.parquet").exists() == bool(flag)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "chat-data" / "sales.parquet"), talk.shell.user_ns["sales"])
+
+
+def test_the_user_is_told_once_where_prompts_go(talk: Talk) -> None:
+    assert "prompts  stay on this machine" in talk.run("%twofold status")
+    assert "it loads at the first question" in talk.run("%twofold model http://box:8000/v1")
+    assert "prompts  go to http://box:8000/v1" in talk.run("%twofold status")
+    assert "prompts go to http://box:8000/v1; %twofold share says" in talk.run("%ask -m code mean of price in sales")
+    assert "prompts go to" not in talk.run("%ask -m code mean of price in sales")
+    assert "prompts go to https://other/v1" in talk.run("%ask -m code --model https://other/v1 mean of price in sales")
+
+
+TAGS = set("div span style svg path p b code pre ul li ol small details summary img table caption tr th td".split())  # noqa: SIM905  one line
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> [x](javascript:alert(3)) <iframe src='https://evil.example'>"
+
+
+def test_every_display_is_text_and_html_without_scripts_or_widgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What any front end of Jupyter can show, VS Code among them: nothing in it runs, is fetched, or needs an extension."""
+    code = "means = sales.groupby('region', as_index=False)['price'].mean()\nmeans.plot()\nprint('<b>')\nmeans"
+    shown: list[dict[str, Any]] = []
+
+    class Handle:
+        """IPython's display handle, as far as what it sends."""
+
+        def display(self, value: object) -> None:
+            shown.append(talk.shell.display_formatter.format(value)[0])
+
+        update = display
+
+    monkeypatch.setattr(magics, "DisplayHandle", Handle)
+
+    def answer(_: Sequence[Message], adapter: str, __: Sampling) -> Any:
+        return code if adapter == "code" else f"A **mean** of $x_i$. {HOSTILE}\n\n- one\n- two\n"
+
+    talk = Talk(answer)
+    talk.shell.kernel = object()  # then answers are displays, as in a notebook
+    for cell in (
+        "%ask -m code plot the mean price by region in sales",
+        f"%ask -m explain what is a mean in pandas {HOSTILE}",
+        "%ask a recipe for tomato soup",
+        "sales['prise']",
+        "%fix",
+        "%explain 1",
+        "r = %ask -m code --no-verify mean of price in sales",
+    ):
+        talk.run(cell)
+    Handle().display(talk.shell.user_ns["r"])
+    assert len(shown) > 15  # snapshots and all
+    assert {tuple(sorted(data)) for data in shown} == {("text/html", "text/plain")}
+    for data in shown:
+        tags = re.findall(r"<\s*/?\s*([a-z]+)([^<>]*)", data["text/html"])
+        assert {tag for tag, _ in tags} <= TAGS
+        assert [rest for _, rest in tags if re.search(r"\son\w+\s*=|javascript:|https?:|src='(?!data:image/png;base64,)", rest)] == []
+        assert "@import" not in data["text/html"]
+        assert "url(" not in data["text/html"]
+    assert any("<img alt='Plot" in data["text/html"] for data in shown)
+    assert any("&lt;script&gt;" in data["text/html"] for data in shown)
+    picture, _ = talk.shell.display_formatter.format(talk.talk.results[0].figures[0])
+    assert set(picture) == {"text/plain", "image/png"}

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from twofold.notebook import Schema, describe, frame_of, ground, load, parse, reading, safe_name, schema, summary, told
+from twofold.notebook import Schema, describe, frame_of, ground, load, parse, reading, safe_name, schema, summary, told, variable
 from twofold.types import SHARES, Share, TwofoldError
 
 
@@ -263,3 +263,23 @@ def test_the_line_that_reads_a_file_reads_it(tmp_path: Path) -> None:
         space: dict[str, object] = {}
         exec(reading(tmp_path / name, "sales"), space)  # noqa: S102  our own line
         pd.testing.assert_frame_equal(space["sales"], frame)
+
+
+def test_a_frame_of_polars_is_known_by_size_columns_and_dtypes() -> None:
+    import polars
+
+    level = polars.Series(["Canary1", "Canary2"], dtype=polars.Enum(["Canary1", "Canary2"]))
+    columns = {"price": [1.5, 2.5], "two; words": ["Canary3", "Canary4"], "level": level, "days": [[1], [2]]}
+    space = {"sales": polars.DataFrame(columns), "df": pd.DataFrame({"x": [1]})}
+    line = 'sales: polars DataFrame of 2 rows, price Float64, "two\\u003b words" String, level Enum, days List'
+    for share in SHARES[1:]:
+        text = told(space, share)
+        assert line in text.splitlines()
+        assert "Canary" not in text
+    assert list(parse(told(space))) == ["df"]  # nobody takes it for a frame of pandas
+    assert told(space, "nothing") == ""
+    sorted_out = ground(space)
+    assert [name for name, _ in sorted_out.frames] == ["df"]
+    assert sorted_out.bound == {"sales"}
+    wide = polars.DataFrame({f"c{number}": [0] for number in range(50)})
+    assert variable("wide", wide).endswith("c39 Int64, and 10 more")

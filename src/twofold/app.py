@@ -1,13 +1,12 @@
 """The web app: a chat that streams, a chip that shows who speaks, and the few switches that matter.
 
-Nothing is shared between visitors but the engine; each conversation lives in its own page's state. No request leaves this machine.
+Nothing is shared between visitors but the engine; each conversation lives in its own page's state. Nothing leaves this machine,
+unless `--model` is the address of a server: then the page says where questions go.
 """
 
 import html
-import ipaddress
 import logging
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,9 +19,10 @@ from typing import Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it while it is imported
 import gradio as gr
 
-from twofold import export, notebook, sandbox
+from twofold import export, listen, notebook, sandbox
 from twofold.assistant import check_question, stream
 from twofold.draw import chip_for, chip_html, proof_html
+from twofold.engines import goes_to
 from twofold.engines.later import Later
 from twofold.status import pace, timed
 from twofold.types import Message, Mode, Request, TwofoldError
@@ -52,33 +52,12 @@ Turns = tuple[Message, ...]
 
 def serve(model: str = "embedded", host: str = "127.0.0.1", port: int = 7860, auth: tuple[str, str] | None = None) -> None:
     """Serve the app until Ctrl-C. Raises TwofoldError for an open host without auth and for a port that cannot be had."""
-    if not (auth or is_loopback(host)):
-        raise TwofoldError(f"{host} is open to others: set TWOFOLD_AUTH=user:password, or keep --host 127.0.0.1")
-    check_port(host, port)
+    listen.check(host, port, auth is not None, "set TWOFOLD_AUTH=user:password")
     engine = Later(model)
     page = build(engine)
     engine.start()
     print(f"twofold: http://{host}:{port} (Ctrl-C stops it)", flush=True)
     launch(page, host, port, auth)
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach a host; a name other than localhost counts as open."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def check_port(host: str, port: int) -> None:
-    """Raise TwofoldError when nothing can listen there; gradio would say so only in a long traceback, after the model has loaded."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except (OSError, OverflowError) as error:
-        raise TwofoldError(f"cannot listen on {host}:{port} ({error}): choose another --port") from None
 
 
 def launch(page: gr.Blocks, host: str, port: int, auth: tuple[str, str] | None = None) -> None:
@@ -116,7 +95,7 @@ def build(engine: Later) -> gr.Blocks:
             label="Conversation",
             buttons=["copy"],
             feedback_options=None,
-            placeholder="## Ask about data science\nCode you can run, or an idea explained. It stays on this machine.",
+            placeholder=f"## Ask about data science\nCode you can run, or an idea explained. {stays(engine.model)}",
         )
         with gr.Row(elem_id="voice"):
             chip = gr.HTML(chip_html("", HINT), elem_id="chip", js_on_load=LIVE)
@@ -186,6 +165,12 @@ def build(engine: Later) -> gr.Blocks:
         page.load(None, js=NAME_BUTTONS)
         page.load(partial(watch, engine), None, [model, adapter], concurrency_limit=None, show_progress="hidden", api_visibility="private")
     return page
+
+
+def stays(model: str) -> str:
+    """Say where questions go."""
+    address = goes_to(model)
+    return f"Questions go to {address}." if address else "It stays on this machine."
 
 
 def answer(

@@ -138,13 +138,14 @@ def _pointed(label: str, kind: str | None, number: int, book: Book, share: Share
         return _output(label, book.outputs[number], share)
     if book.failure is None:
         raise TwofoldError("no cell has failed since the extension was loaded, so there is no @Err")
-    return f"{label}:\n{fenced(book.failure.cell)}\n{shown_error(book.failure, share)}"
+    return f"{label}:\n{fenced(book.failure.cell)}\n{shown_error(book, book.failure, share)}"
 
 
-def shown_error(failure: Failure, share: Share) -> str:
-    """A failure's error as far as a level of sharing tells it."""
-    error = failure.error if share == "values" else redact(failure.error, failure.cell)
-    return error[-MOST:]
+def shown_error(book: Book, failure: Failure, share: Share) -> str:
+    """A failure's error as far as a level of sharing tells it: below "values" what it quotes stays only where cell or schema say it too."""
+    if share == "values":
+        return failure.error[-MOST:]
+    return redact(failure.error, f"{failure.cell}\n{notebook.told(book.names, share)}")[-MOST:]
 
 
 def _output(label: str, value: object, share: Share) -> str:

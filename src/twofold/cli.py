@@ -1,4 +1,4 @@
-"""The command line: ask, chat, app, and one command for each stage of training, data, evaluation and measuring.
+"""The command line: ask, chat, app, serve, and one command for each stage of training, data, evaluation and measuring.
 
 Only the standard library is imported here; each command imports what it needs, so that `twofold --help` answers at once.
 """
@@ -126,8 +126,16 @@ def build_parser() -> argparse.ArgumentParser:
     app.add_argument("--port", type=whole, default=7860, help="(default: %(default)s)")
     add_model(app)
 
+    about = "An OpenAI-compatible server. TWOFOLD_API_KEY, where set, is the key that clients must send. docs/serving.md"
+    serve = commands.add_parser("serve", help="an OpenAI-compatible server", description=about)
+    serve.set_defaults(command=run_serve)
+    serve.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s); any but loopback needs TWOFOLD_API_KEY")
+    serve.add_argument("--port", type=whole, default=8000, help="(default: %(default)s)")
+    add_model(serve)
+
     doctor = commands.add_parser("doctor", help="what works on this machine, and the remedy where something does not")
     doctor.set_defaults(command=run_doctor)
+    add_model(doctor)
 
     groups: dict[str, Any] = {}
     for name, stage in STAGES.items():
@@ -139,8 +147,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add --model, which three commands share."""
-    parser.add_argument("--model", default="embedded", help="embedded (default), mistral-7b, a local folder or a hub id")
+    """Add --model, which five commands share."""
+    told = "embedded (default), mistral-7b, a local folder, a hub id, or the address of an OpenAI-compatible server: http://host:8000/v1"
+    parser.add_argument("--model", default="embedded", help=told)
 
 
 def whole(text: str) -> int:
@@ -157,11 +166,11 @@ def warmth(text: str) -> float:
     return number
 
 
-def run_doctor(_: argparse.Namespace) -> int:
-    """Look at this machine; the exit code is 1 when something is blocked."""
+def run_doctor(args: argparse.Namespace) -> int:
+    """Look at this machine, and at the server where --model names one; the exit code is 1 when something is blocked."""
     from twofold import doctor
 
-    return doctor.main()
+    return doctor.main(args.model)
 
 
 # ask and chat
@@ -186,7 +195,11 @@ def run_ask(args: argparse.Namespace) -> int:
 
 def settings_of(args: argparse.Namespace) -> Request:
     """Collect the flags that every question shares, the data of --data among them; --verify is the user's word that code may run."""
+    from twofold.engines import goes_to
+
     frames: tuple[tuple[str, Any], ...] = ()
+    if address := goes_to(args.model):
+        print(f"twofold: prompts go to {address}", file=sys.stderr)
     if args.data:
         from twofold.notebook import load, schema
 
@@ -377,6 +390,16 @@ def run_app(args: argparse.Namespace) -> int:
     if bool(user) != bool(password):
         raise TwofoldError("TWOFOLD_AUTH must read user:password")
     serve(args.model, host=args.host, port=args.port, auth=(user, password) if user else None)
+    return 0
+
+
+def run_serve(args: argparse.Namespace) -> int:
+    """Serve a model to OpenAI clients until Ctrl-C."""
+    try:
+        from twofold.server import serve
+    except ModuleNotFoundError as missing:
+        raise not_installed(missing, "serve") from None
+    serve(args.model, host=args.host, port=args.port)
     return 0
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from twofold import sandbox
-from twofold.engines import folders
+from twofold.engines import folders, goes_to
 from twofold.types import TwofoldError
 
 WEIGHTS = Path(__file__).with_name("weights")
@@ -35,12 +35,27 @@ class Finding:
     """What to do about it; "" when ok."""
 
 
-def examine() -> Iterator[Finding]:
-    """Look at one thing after the other, the slow sandbox last."""
+def examine(model: str = "embedded") -> Iterator[Finding]:
+    """Look at one thing after the other, the slow sandbox last. model: where it is the address of a server, that is looked at first."""
+    if goes_to(model):
+        yield _server(model)
     machine = (_machine, _threads, _notebook, _network, _sandbox)
     looks: tuple[Callable[[], Iterator[Finding]], ...] = (_python, _libraries, _weights, _tokenizer, *machine)
     for look in looks:
         yield from look()
+
+
+def _server(address: str) -> Finding:
+    from twofold.engines.remote import open_remote
+
+    try:
+        models = open_remote(address).models
+    except TwofoldError as error:
+        return Finding("server", "blocked", "cannot be used", str(error))
+    speak = ", ".join(f"{adapter} is {model}" for adapter, model in sorted(models.items()))
+    missing = [name for name in ("code", "theory") if name not in models]
+    what = f"{address}: {speak}; prompts go there"
+    return Finding("server", "warn", what, f"serve {' and '.join(missing)}: docs/serving.md") if missing else Finding("server", "ok", what)
 
 
 def _python() -> Iterator[Finding]:
@@ -135,7 +150,7 @@ def _kernels() -> Iterator[tuple[str, str]]:
 def _network() -> Iterator[Finding]:
     offline = [name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(name, "") not in ("", "0")]
     only = f"; {', '.join(offline)} keeps hub ids from being fetched" if offline else ""
-    yield Finding("network", "ok", f"not needed: the embedded model answers offline; only --model with a hub id uses it{only}")
+    yield Finding("network", "ok", f"not needed: the embedded model answers offline; only a hub id or address as --model uses it{only}")
 
 
 def _free_memory() -> float | None:
@@ -162,10 +177,10 @@ def _sandbox() -> Iterator[Finding]:
         yield Finding("sandbox", "warn", what, "nothing runs without your word; Linux with user namespaces and Landlock closes more")
 
 
-def main() -> int:
+def main(model: str = "embedded") -> int:
     """Print the findings as they come. Returns 1 when something is blocked, else 0."""
     worst = 0
-    for finding in examine():
+    for finding in examine(model):
         print(f"{finding.state:8}{finding.name:16}{finding.what}", flush=True)
         if finding.remedy:
             print(f"{'':24}-> {finding.remedy}")

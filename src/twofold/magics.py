@@ -22,7 +22,7 @@ from IPython.core.magic import no_var_expand
 from IPython.display import DisplayHandle
 
 from twofold import assistant, cells, export, notebook
-from twofold.engines import Engine
+from twofold.engines import Engine, goes_to
 from twofold.engines.later import Later
 from twofold.receipt import Recorder, Replay, as_json, from_json, replay
 from twofold.result import Result, told
@@ -38,7 +38,7 @@ HELP = """\
 %fix [WHAT IT SHOULD DO]  the last cell that failed, corrected            %explain [CELL NUMBER]    what a cell does
   -m code|explain|auto  --adapter NAME  --no-guard  --data FILE  --model NAME  -o NAME  --no-verify  -n OTHERS  --seed N  --temperature T
 %twofold                  status                                 %twofold share nothing|schema|levels|values   what a prompt may tell
-%twofold model NAME       embedded, mistral-7b, a folder         %twofold last         the exact prompts of the last answer
+%twofold model NAME       embedded, mistral-7b, a folder, a URL  %twofold last         the exact prompts of the last answer
 %twofold adapter NAME|auto [FOLDER]                              %twofold history      what was asked; clear forgets it
 %twofold guard on|off     decline what is not data science       %twofold export FILE  the chat as a notebook; --data copies frames
 %twofold verify on|off    on also runs below a strong sandbox    %twofold receipt ID|FILE [FILE]   make an answer again, or save it"""
@@ -153,6 +153,8 @@ class Conversation:
     def _engine(self, model: str) -> Later:
         if model not in self.engines:
             self.engines[model] = Later(model, self._opener)
+            if goes_to(model):
+                print(f"prompts go to {model}; %twofold share says what they tell, %twofold last shows them")
         return self.engines[model]
 
     def _answer(
@@ -257,6 +259,7 @@ class Conversation:
         known = [name for name, value in self._names().items() if notebook.kind_of(value)]
         rows = {
             "model": f"{self.model}, {state}",
+            "prompts": f"go to {goes_to(self.model)}" if goes_to(self.model) else "stay on this machine",
             "adapter": settings.adapter or "auto: the router chooses",
             "guard": "on" if settings.guard else "off",
             "verify": "off" if not settings.verify else "on" if settings.consent else "on, where the sandbox is strong",
@@ -345,6 +348,7 @@ class _Terminal:
 
     def __init__(self) -> None:
         self.shown, self.step, self.waited = "", "", ""
+        self.mid_line = False  # behind a step
 
     def show(self, result: Result, last: bool = False) -> None:
         if result.waiting:
@@ -355,11 +359,14 @@ class _Terminal:
         text = result.text
         if not text.startswith(self.shown):
             print("\n")
-            self.shown = ""
+            self.shown, self.mid_line = "", False
+        if text != self.shown and self.mid_line:
+            print()
+            self.mid_line = False
         print(text[len(self.shown) :], end="", flush=True)
         self.shown = text
         if result.reply.step not in ("", self.step):
-            self.step = result.reply.step
+            self.step, self.mid_line = result.reply.step, True
             print(f"\n  {self.step} ...", end="", flush=True)
         if last:
             print("\n" + "\n".join(told(result)), flush=True)

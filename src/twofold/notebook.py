@@ -2,7 +2,7 @@
 
 The first line of a frame has the form that training rows show, `df: 120 rows; price float64, region str`; nulls, levels, ranges and date
 spans follow on lines of their own, which hold no semicolon, so that whoever reads names from a schema finds column names alone. Series,
-arrays and fitted estimators have one such line each.
+arrays, fitted estimators and frames of polars have one such line each.
 
 Values are looked at by their type alone: no method, property or repr of a class that the user wrote is called. What is said of cells
 (nulls, levels, ranges) is read from at most SAMPLE rows, evenly spaced, so that no frame is copied and none takes long.
@@ -150,7 +150,7 @@ def summary(namespace: Mapping[str, Any], *, values: bool = False, budget: int =
 
 # everything that a notebook holds
 
-Kind = Literal["frame", "series", "array", "estimator"]
+Kind = Literal["frame", "series", "array", "estimator", "polars"]
 
 
 def kind_of(value: object) -> Kind | None:
@@ -160,6 +160,8 @@ def kind_of(value: object) -> Kind | None:
         return "frame" if name == "DataFrame" else "series"
     if root == "numpy" and name == "ndarray":
         return "array"
+    if root == "polars" and name == "DataFrame":
+        return "polars"
     return "estimator" if _fitted(value) else None
 
 
@@ -200,7 +202,20 @@ def variable(name: str, value: Any, share: Share = "schema", budget: int = BUDGE
         return "\n".join([line, *(f"{safe_name(name)} {what}: {facts[0].partition(' ')[2]}" for what, facts in told if facts)])
     if kind == "array":
         return f"{safe_name(name)}: array {' x '.join(map(str, value.shape)) or 'of one'} {safe_name(value.dtype)}"
+    if kind == "polars":
+        return _polars(name, value)
     return f"{safe_name(name)}: fitted {_estimator(value, levels)}"
+
+
+def _polars(name: str, frame: Any) -> str:
+    """Size, columns and dtypes of a frame of polars; its cells are told at no level. Parameters of a dtype are left out: some hold cells.
+
+    No run has such a frame, so the line has another form than that of a pandas frame, and no twin is made from it.
+    """
+    dtypes = [getattr(dtype, "__name__", type(dtype).__name__) for dtype in frame.dtypes]
+    shown = [f"{_inner(column)} {dtype}" for column, dtype in zip(frame.columns[:MAX_COLUMNS], dtypes, strict=False)]
+    more = f", and {len(dtypes) - MAX_COLUMNS} more" if len(dtypes) > MAX_COLUMNS else ""
+    return f"{safe_name(name)}: polars DataFrame of {frame.height} rows, {', '.join(shown)}{more}"
 
 
 def _estimator(value: object, levels: bool) -> str:
@@ -228,7 +243,7 @@ def told(namespace: Mapping[str, Any], share: Share = "schema", *, first: Collec
     if share == "nothing":
         return ""
     known = {name: value for name, value in namespace.items() if not name.startswith("_") and kind_of(value)}
-    order: tuple[Kind, ...] = ("frame", "series", "array", "estimator")
+    order: tuple[Kind, ...] = ("frame", "polars", "series", "array", "estimator")
     names = sorted(known, key=lambda name: (name not in first, order.index(kind_of(known[name]) or "frame")))
     room, lines = budget * CHARACTERS_PER_TOKEN, list[str]()
     for place, name in enumerate(names):

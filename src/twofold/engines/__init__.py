@@ -49,8 +49,20 @@ def require_new(adapter: str, adapters: frozenset[str]) -> None:
         raise TwofoldError(f"The name {adapter!r} is taken: choose another.")
 
 
+def goes_to(model: str) -> str:
+    """The address that prompts go to with a model; "" when they stay on this machine."""
+    return model if model.startswith(("http://", "https://")) else ""
+
+
 def open_engine(model: str = "embedded") -> Engine:
-    """Open "embedded", "mistral-7b", a local folder or a hub id. Raises TwofoldError with the remedy when that cannot be."""
+    """Open "embedded", "mistral-7b", a local folder, a hub id or the address of an OpenAI-compatible server.
+
+    Raises TwofoldError with the remedy when that cannot be.
+    """
+    if goes_to(model):
+        from twofold.engines.remote import open_remote
+
+        return open_remote(model)
     from twofold.engines.local import open_local  # torch loads only when an engine is wanted
 
     return open_local(model)
