@@ -14,7 +14,7 @@ from twofold.engines import Engine, local
 from twofold.engines.decoder import SLOTS, Decoder, choose, uniform
 from twofold.engines.folders import verify_weights
 from twofold.engines.local import Local, _load_base, open_local
-from twofold.engines.mistral import Shape, Stacks, Unpacker, Unsupported, forward, gather
+from twofold.engines.mistral import Shape, Stacks, Unpacker, Unsupported, forward, gather, tiled
 from twofold.engines.resident import Resident
 from twofold.types import Message, Sampling, TwofoldError
 
@@ -240,3 +240,12 @@ def test_a_large_model_is_kept_in_its_quantised_form(tiny_folder: Path, tmp_path
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda folder, **how: (loads.append(folder), load(folder, **how))[1])
     assert tokens(open_local(str(plain)), "base", Sampling(30)) == expected
     assert loads == [str(kept)]
+
+
+def test_tiles_hold_what_a_thread_reads_side_by_side() -> None:
+    w, scale = torch.arange(32 * 256).remainder(251).to(torch.uint8).view(32, 256), torch.arange(32 * 8.0).view(32, 8)
+    for halves, rows in ((False, [16 + 5, 16 + 13]), (True, [8 + 5, 16 + 8 + 5])):
+        tiles, scales = tiled(w, scale, halves)
+        thread = tiles.view(2, 8, 32, 16)[1, 6, 4 * 5 + 2]  # second tile, seventh 64 columns: rows 5 and 13, columns 32 to 47 of the 64
+        assert thread.tolist() == torch.cat([w[row, 6 * 32 + 2 * 8 : 6 * 32 + 3 * 8] for row in rows]).tolist()
+        assert scales.view(2, 2, 8, 8)[1, 1, 5].tolist() == torch.cat([scale[row, 4:8] for row in rows]).tolist()

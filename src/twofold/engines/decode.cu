@@ -4,11 +4,14 @@
 // VOCAB: size of the vocabulary, at most 32768. Half precision is kept in u16: activations and adapters are fp16 (11 bits, against 8 of
 // bf16), the residual stream and all sums are float32, the KV cache, embeddings and norms are bf16 as in the model.
 //
-// The matrix kernel. bitsandbytes stores a row of K weights as K/2 bytes, the earlier weight in the high nibble, and a scale for each 64. A
-// warp takes 16 rows and feeds the tensor cores (mma.m16n8k16: 16 weight rows x 8 lanes). The order of k inside an instruction is free as
-// long as both operands agree, so each thread loads 8 bytes of a row, which are 16 weights, and needs no reordering. A byte becomes its two
-// fp16 codes by one look-up in shared memory; the table stands there 32 times, once a bank, so no two threads collide. A block of 64 weights
-// is summed in float32 and then scaled: the scales never touch the weights.
+// The matrix kernel. A warp takes 16 rows and feeds the tensor cores (mma.m16n8k16: 16 weight rows x 8 lanes). The order of k inside an
+// instruction is free as long as both operands agree, so a thread's share of 64 columns is 16 neighbouring weights of two rows, 16 bytes,
+// and the matrix is stored so that the shares of a warp are neighbours too (mistral.tiled): 512 bytes a load, copied ahead into shared
+// memory. A byte becomes its two fp16 codes by one look-up there; the table stands 32 times, once a bank, so no two threads collide. A block
+// of 64 weights is summed in float32 and then scaled: the scales never touch the weights.
+// The norms ride along. Whoever adds to the residual stream also writes it times the next norm's weight in fp16, and the sum of squares of
+// its 16 rows; the next matrix sums those and scales its results, for a norm is linear but for that one number. So that fp16 always holds the
+// values, they carry the scale of the norm before (`used`), and the result is corrected by the ratio.
 // LoRA rides along. The first blocks compute t = A x of the adapters that are in use, for each lane its own; the others add B t as one more
 // tensor-core step on their 16 rows, once a counter says that t is whole. Slot 0 is BASE and costs nothing.
 
@@ -19,7 +22,9 @@ typedef unsigned long long u64;
 
 #define LANES 32     // most lanes of a batch
 #define WARPS 8      // in a block of the matrix kernel
-#define CHUNK 256    // weights of a row that a warp holds at once
+#define CHUNK 256    // columns that a warp copies at once: 16 rows of them are 2048 bytes, and 128 of scales
+#define STAGE 2176
+#define STAGES 2     // copies that are on the way at once, for each warp
 #define SHRINK 64.0f // the MLP's inner values are stored divided by this, so that fp16 holds up to 4 million
 
 // Programmatic dependent launch: a kernel starts while the one before it ends, and waits before it reads what that one wrote.
@@ -59,6 +64,9 @@ __device__ __forceinline__ uint2 weights_of(const u8 *address) { // read once: p
   asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v2.u32 {%0, %1}, [%2];" : "=r"(value.x), "=r"(value.y) : "l"(address));
   return value;
 }
+__device__ __forceinline__ void copy16(u32 shared, const void *global) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
+}
 __device__ __forceinline__ u32 acquire(const u32 *address) {
   u32 value;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
@@ -69,9 +77,14 @@ __device__ __forceinline__ float4 past_l1(const float *address) {
   asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(address) : "memory");
   return v;
 }
-__device__ __forceinline__ float one_past_l1(const float *address) {
-  float v;
-  asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(v) : "l"(address) : "memory");
+__device__ __forceinline__ float2 two_past_l1(const float *address) {
+  float2 v;
+  asm volatile("ld.global.cg.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(address) : "memory");
+  return v;
+}
+__device__ __forceinline__ float warp_sum(float v) {
+#pragma unroll
+  for (int d = 16; d; d >>= 1) v += __shfl_xor_sync(~0u, v, d);
   return v;
 }
 // d (16 x 8, float32) += a (16 x 16, fp16) b (16 x 8, fp16); PTX ISA, "Matrix Fragments for mma.m16n8k16".
@@ -91,19 +104,24 @@ __constant__ float CODES[16] = {-1.0f, -0.6961928009986877f, -0.5250730514526367
 enum { STORE, ADD, SILU };
 
 struct Matrix { // y (lanes, m) of x (lanes, k); all sizes in elements
-  const u8 *w;      // (m, k / 2) packed codes
-  const u16 *scale; // (m, k / 64) fp16
-  const u16 *x;     // (lanes, k) fp16
-  const u16 *a;     // (slots, subs * rank, k) fp16
-  const u16 *b;     // (slots, m, rank) fp16
-  float *t;         // (splits, LANES, subs * rank)
-  u32 *ready;       // work units of A that are done in this step; a step begins with 0
-  const int *slot;  // (lanes) which adapter
-  float *out;       // STORE, ADD: (lanes, m)
-  u16 *half_out;    // SILU: (lanes, m / 2) fp16
+  const u8 *w;         // (m, k / 2) packed codes, in tiles
+  const u16 *scale;    // (m, k / 64) fp16, in tiles
+  const u16 *x;        // (lanes, k) fp16
+  const u16 *a;        // (slots, subs * rank, k) fp16
+  const u16 *b;        // (slots, m, rank) fp16
+  float *t;            // (splits, LANES, subs * rank)
+  u32 *ready;          // work units of A that are done in this step; a step begins with 0
+  const int *slot;     // (lanes) which adapter
+  float *out;          // STORE: y (lanes, m). ADD: the residual stream (lanes, m), which grows by y
+  u16 *half_out;       // SILU: silu(gate) * up (lanes, m / 2) fp16. ADD: x of the next norm (lanes, m) fp16
+  const float *square; // (lanes, hidden / 16) sums of squares of the residual stream
+  const float *used;   // STORE, SILU: (lanes) the scale that x carries
+  float *next_square, *next_used; // ADD: the same for the next norm
+  const u16 *next;     // ADD: the next norm's weight (m) bf16
   int m, k, lanes, slots, subs, rank, splits;
   int cut1, cut2; // first rows of the second and third projection that are fused in this matrix
-  float gain;     // undoes SHRINK
+  int hidden;
+  float eps, gain; // gain undoes SHRINK
 };
 
 // 16 values of lane `n` that belong to this thread: 8 fp16 pairs.
@@ -156,105 +174,116 @@ template <int NT> __device__ __forceinline__ void project(const Matrix &p, int u
   if (threadIdx.x == 0) atomicAdd(p.ready, 1);
 }
 
-// MT tiles of 16 rows (two for SILU: gate and up), NT tiles of 8 lanes. Persistent: the grid fits the chip, so waiting for t cannot hang.
-template <int MT, int NT, int KIND> __device__ __forceinline__ void multiply(const Matrix &p) {
-  extern __shared__ u32 table[]; // 256 pairs of codes x 32 banks, then the sums of the warps
-  float *sums = (float *)(table + 256 * 32);
+// NT tiles of 8 lanes. A tile has 16 rows; for SILU 8 of gate and the same 8 of up. Persistent: the grid fits the chip, so waiting for t
+// cannot hang.
+template <int NT, int KIND> __device__ __forceinline__ void multiply(const Matrix &p) {
+  extern __shared__ __align__(16) u8 shared[]; // 256 pairs of codes x 32 banks; the stages of each warp; the sums of the warps; factors
+  float *sums = (float *)(shared + 32768 + WARPS * STAGES * STAGE), *factor = sums + WARPS * NT * 128;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, q = lane & 3;
   const int ranks = p.subs * p.rank, jobs = (p.slots - 1) * (ranks / 16) * p.splits;
-  const int half_m = p.m / 2, units = jobs + (KIND == SILU ? half_m : p.m) / 16, chunks = p.k / CHUNK;
-  const u8 *table_lane = (const u8 *)table;
+  const int units = jobs + p.m / 16, chunks = p.k / CHUNK;
   const u32 bank = lane * 4;
-  u32 w[MT][2][8];
-  uint2 s[MT][2];
+  u8 *ring = shared + 32768 + warp * STAGES * STAGE;
+  const u32 ring_address = (u32)__cvta_generic_to_shared(ring);
   let_next_start();
 
-  auto fetch = [&](int unit, int chunk) {
+  int next_unit = blockIdx.x, next_chunk = warp, filled = 0, stage = 0; // what is copied next, and into which stage
+  while (next_unit < jobs) next_unit += gridDim.x;
+  if (warp >= chunks) next_unit = units;
+  auto fetch = [&]() {
+    if (next_unit < units) {
+      const size_t tile = next_unit - jobs;
+      const u8 *from = p.w + (tile * chunks + next_chunk) * 2048 + lane * 16;
+      const u32 to = ring_address + filled * STAGE;
 #pragma unroll
-    for (int mt = 0; mt < MT; mt++)
-#pragma unroll
-      for (int h = 0; h < 2; h++) {
-        const size_t row = (unit - jobs) * 16 + mt * half_m + h * 8 + g;
-        const u8 *from = p.w + row * (p.k / 2) + chunk * (CHUNK / 2) + 8 * q;
-#pragma unroll
-        for (int b = 0; b < 4; b++) {
-          uint2 v = weights_of(from + 32 * b);
-          w[mt][h][2 * b] = v.x;
-          w[mt][h][2 * b + 1] = v.y;
-        }
-        s[mt][h] = weights_of((const u8 *)(p.scale + row * (p.k / 64) + chunk * 4));
-      }
+      for (int b = 0; b < 4; b++) copy16(to + b * 512 + lane * 16, from + b * 512);
+      if (lane < 8) copy16(to + 2048 + lane * 16, (const u8 *)p.scale + (tile * chunks + next_chunk) * 128 + lane * 16);
+      next_chunk += WARPS;
+      if (next_chunk >= chunks) next_chunk = warp, next_unit += gridDim.x;
+    }
+    asm volatile("cp.async.commit_group;" ::: "memory");
+    filled = filled + 1 == STAGES ? 0 : filled + 1;
   };
-
-  int unit = blockIdx.x;
-  if (unit >= jobs && unit < units && warp < chunks) fetch(unit, warp); // weights are nobody's output: no need to wait for them
+#pragma unroll
+  for (int i = 0; i < STAGES; i++) fetch(); // weights are nobody's output: no need to wait for them
   {
     const int e = threadIdx.x;
     const u32 pair = two_f16(CODES[e >> 4], CODES[e & 15]);
 #pragma unroll
-    for (int j = 0; j < 8; j++) ((uint4 *)table)[e * 8 + ((j + e) & 7)] = make_uint4(pair, pair, pair, pair);
+    for (int j = 0; j < 8; j++) ((uint4 *)shared)[e * 8 + ((j + e) & 7)] = make_uint4(pair, pair, pair, pair);
   }
   wait_for_previous();
+  for (int n = warp; n < p.lanes; n += WARPS) {
+    float sum = 0;
+    for (int i = lane; i < p.hidden / 16; i += 32) sum += p.square[(size_t)n * (p.hidden / 16) + i];
+    const float scale = rsqrtf(warp_sum(sum) / p.hidden + p.eps);
+    if (lane == 0) {
+      factor[n] = KIND == ADD ? scale : scale / p.used[n];
+      if (KIND == ADD && blockIdx.x == 0) p.next_used[n] = scale;
+    }
+  }
   __syncthreads();
 
-  for (; unit < units; unit += gridDim.x) {
-    const int next = unit + gridDim.x;
+  for (int unit = blockIdx.x; unit < units; unit += gridDim.x) {
     if (unit < jobs) {
       project<NT>(p, unit, sums);
       __syncthreads();
-      if (next >= jobs && next < units && warp < chunks) fetch(next, warp);
       continue;
     }
-    float acc[MT][NT][4] = {};
-    for (int chunk = warp; chunk < chunks;) {
+    const int tile = unit - jobs;
+    float acc[NT][4] = {};
+    for (int chunk = warp; chunk < chunks; chunk += WARPS) {
+      asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 1) : "memory");
+      __syncwarp();
+      const u8 *here = ring + stage * STAGE;
+      const uint4 scales = *(const uint4 *)(here + 2048 + g * 16);
 #pragma unroll
       for (int b = 0; b < 4; b++) {
+        const uint4 w = *(const uint4 *)(here + b * 512 + lane * 16);
         u32 x[NT][8];
 #pragma unroll
         for (int n = 0; n < NT; n++) lane_values(x[n], p.x, p.k, (n * 8 + g) * p.k + chunk * CHUNK + b * 64 + 16 * q, n * 8 + g < p.lanes);
+        float d[NT][4] = {};
 #pragma unroll
-        for (int mt = 0; mt < MT; mt++) {
-          float d[NT][4] = {};
-#pragma unroll
-          for (int j = 0; j < 4; j++) {
-            const u32 low = w[mt][0][2 * b + (j >> 1)], high = w[mt][1][2 * b + (j >> 1)];
-            u32 a0, a1, a2, a3;
-#define LOOK(shifted) (*(const u32 *)(table_lane + (((shifted) & 0x7f80u) | bank)))
-            if (j & 1) {
-              a0 = LOOK(low >> 9), a1 = LOOK(high >> 9), a2 = LOOK(low >> 17), a3 = LOOK(high >> 17);
-            } else {
-              a0 = LOOK(low << 7), a1 = LOOK(high << 7), a2 = LOOK(low >> 1), a3 = LOOK(high >> 1);
-            }
-#pragma unroll
-            for (int n = 0; n < NT; n++) mma(d[n], a0, a1, a2, a3, x[n][2 * j], x[n][2 * j + 1]);
+        for (int j = 0; j < 4; j++) {
+          const u32 low = j & 2 ? w.y : w.x, high = j & 2 ? w.w : w.z;
+          u32 a0, a1, a2, a3;
+#define LOOK(shifted) (*(const u32 *)(shared + (((shifted) & 0x7f80u) | bank)))
+          if (j & 1) {
+            a0 = LOOK(low >> 9), a1 = LOOK(high >> 9), a2 = LOOK(low >> 17), a3 = LOOK(high >> 17);
+          } else {
+            a0 = LOOK(low << 7), a1 = LOOK(high << 7), a2 = LOOK(low >> 1), a3 = LOOK(high >> 1);
           }
-          const float upper = from_f16((u16)((b & 2 ? s[mt][0].y : s[mt][0].x) >> (b & 1 ? 16 : 0)));
-          const float lower = from_f16((u16)((b & 2 ? s[mt][1].y : s[mt][1].x) >> (b & 1 ? 16 : 0)));
 #pragma unroll
-          for (int n = 0; n < NT; n++) {
-            acc[mt][n][0] += upper * d[n][0];
-            acc[mt][n][1] += upper * d[n][1];
-            acc[mt][n][2] += lower * d[n][2];
-            acc[mt][n][3] += lower * d[n][3];
-          }
+          for (int n = 0; n < NT; n++) mma(d[n], a0, a1, a2, a3, x[n][2 * j], x[n][2 * j + 1]);
+        }
+        const float upper = from_f16((u16)((b & 2 ? scales.y : scales.x) >> (b & 1 ? 16 : 0)));
+        const float lower = from_f16((u16)((b & 2 ? scales.w : scales.z) >> (b & 1 ? 16 : 0)));
+#pragma unroll
+        for (int n = 0; n < NT; n++) {
+          acc[n][0] += upper * d[n][0];
+          acc[n][1] += upper * d[n][1];
+          acc[n][2] += lower * d[n][2];
+          acc[n][3] += lower * d[n][3];
         }
       }
-      chunk += WARPS;
-      if (chunk < chunks) fetch(unit, chunk);
+      __syncwarp();
+      fetch();
+      stage = stage + 1 == STAGES ? 0 : stage + 1;
     }
-    if (next < units && next >= jobs && warp < chunks) fetch(next, warp); // on the way while this tile is summed
 
+    const int low_row = KIND == SILU ? tile * 8 : tile * 16, high_row = KIND == SILU ? p.m / 2 + tile * 8 : tile * 16 + 8;
 #pragma unroll
-    for (int mt = 0; mt < MT; mt++)
-#pragma unroll
-      for (int n = 0; n < NT; n++)
-        if (warp == (mt * NT + n) % WARPS) {
-          const int row = (unit - jobs) * 16 + mt * half_m, sub = (row >= p.cut1) + (row >= p.cut2), mine = n * 8 + g;
-          const int slot = mine < p.lanes ? p.slot[mine] : 0;
-          for (int one = 1; one < p.slots; one++) {
-            if (!__any_sync(~0u, slot == one)) continue;
-            while (acquire(p.ready) < (u32)jobs) {}
-            for (int r = 0; r < p.rank; r += 16) {
+    for (int n = 0; n < NT; n++)
+      if (warp == n) {
+        const int mine = n * 8 + g, slot = mine < p.lanes ? p.slot[mine] : 0;
+        for (int one = 1; one < p.slots; one++) {
+          if (!__any_sync(~0u, slot == one)) continue;
+          while (acquire(p.ready) < (u32)jobs) {}
+          for (int r = 0; r < p.rank; r += 16) {
+            const u16 *from = p.b + (size_t)one * p.m * p.rank + r + 4 * q;
+            const uint2 low = *(const uint2 *)(from + (size_t)(low_row + g) * p.rank), high = *(const uint2 *)(from + (size_t)(high_row + g) * p.rank);
+            auto t = [&](int sub) {
               float4 v = make_float4(0, 0, 0, 0);
               if (slot == one)
 #pragma unroll 4
@@ -262,90 +291,128 @@ template <int MT, int NT, int KIND> __device__ __forceinline__ void multiply(con
                   const float4 u = past_l1(p.t + ((size_t)split * LANES + mine) * ranks + sub * p.rank + r + 4 * q);
                   v.x += u.x, v.y += u.y, v.z += u.z, v.w += u.w;
                 }
-              const u16 *from = p.b + ((size_t)one * p.m + row + g) * p.rank + r + 4 * q;
-              const uint2 low = *(const uint2 *)from, high = *(const uint2 *)(from + 8 * p.rank);
-              mma(acc[mt][n], low.x, high.x, low.y, high.y, two_f16(v.x, v.y), two_f16(v.z, v.w));
+              return make_uint2(two_f16(v.x, v.y), two_f16(v.z, v.w));
+            };
+            if (KIND == SILU) {
+              const uint2 gate = t(0), up = t(1);
+              mma(acc[n], low.x, 0, low.y, 0, gate.x, gate.y);
+              mma(acc[n], 0, high.x, 0, high.y, up.x, up.y);
+            } else {
+              const uint2 v = t((low_row >= p.cut1) + (low_row >= p.cut2));
+              mma(acc[n], low.x, high.x, low.y, high.y, v.x, v.y);
             }
           }
         }
+      }
 
 #pragma unroll
-    for (int mt = 0; mt < MT; mt++)
+    for (int n = 0; n < NT; n++)
 #pragma unroll
-      for (int n = 0; n < NT; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) sums[(((warp * MT + mt) * NT + n) * 4 + i) * 32 + lane] = acc[mt][n][i];
+      for (int i = 0; i < 4; i++) sums[((warp * NT + n) * 4 + i) * 32 + lane] = acc[n][i];
     __syncthreads();
-    for (int e = threadIdx.x; e < NT * 128; e += WARPS * 32) {
-      const int from = e & 31, i = e >> 5 & 3, n = (e >> 7) * 8 + 2 * (from & 3) + (i & 1);
-      float y[MT] = {};
+    if (threadIdx.x < NT * 64) { // one lane of two rows, 8 apart
+      const int e = threadIdx.x, n = (e >> 6) * 8 + 2 * (e & 3) + (e >> 5 & 1), row = (e & 31) >> 2;
+      const int at = (e >> 6) * 128 + (e & 63); // sums of a tile of lanes: 4 x 32
+      float low = 0, high = 0;
 #pragma unroll
-      for (int mt = 0; mt < MT; mt++)
+      for (int one = 0; one < WARPS; one++) low += sums[one * NT * 128 + at], high += sums[one * NT * 128 + at + 64];
+      const bool alive = n < p.lanes;
+      const float scale = alive ? factor[n] : 0;
+      if (KIND == STORE && alive) {
+        p.out[(size_t)n * p.m + low_row + row] = low * scale;
+        p.out[(size_t)n * p.m + high_row + row] = high * scale;
+      }
+      if (KIND == SILU && alive) {
+        const float gate = low * scale;
+        p.half_out[(size_t)n * (p.m / 2) + low_row + row] = to_f16(gate / (1.0f + __expf(-gate)) * (high * scale) / SHRINK);
+      }
+      if (KIND == ADD) {
+        float square = 0;
+        if (alive) {
+          const size_t here = (size_t)n * p.m + low_row + row;
+          const float first = p.out[here] + low * p.gain, second = p.out[here + 8] + high * p.gain;
+          p.out[here] = first, p.out[here + 8] = second;
+          p.half_out[here] = to_f16(first * scale * from_bf16(p.next[low_row + row]));
+          p.half_out[here + 8] = to_f16(second * scale * from_bf16(p.next[high_row + row]));
+          square = first * first + second * second;
+        }
 #pragma unroll
-        for (int one = 0; one < WARPS; one++) y[mt] += sums[(one * MT + mt) * NT * 128 + e];
-      if (n < p.lanes) {
-        const int row = (unit - jobs) * 16 + (from >> 2) + 8 * (i >> 1);
-        if (KIND == STORE) p.out[(size_t)n * p.m + row] = y[0] * p.gain;
-        if (KIND == ADD) p.out[(size_t)n * p.m + row] += y[0] * p.gain;
-        if (KIND == SILU) p.half_out[(size_t)n * half_m + row] = to_f16(y[0] / (1.0f + __expf(-y[0])) * y[MT - 1] / SHRINK);
+        for (int d = 4; d < 32; d <<= 1) square += __shfl_xor_sync(~0u, square, d);
+        if (alive && row == 0) p.next_square[(size_t)n * (p.m / 16) + tile] = square;
       }
     }
     __syncthreads();
   }
 }
 
-#define MATRIX(NAME, MT, NT, KIND, BLOCKS) \
-  extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS) NAME(const Matrix p) { multiply<MT, NT, KIND>(p); }
-MATRIX(store_1, 1, 1, STORE, 3)
-MATRIX(store_2, 1, 2, STORE, 2)
-MATRIX(store_4, 1, 4, STORE, 2)
-MATRIX(add_1, 1, 1, ADD, 3)
-MATRIX(add_2, 1, 2, ADD, 2)
-MATRIX(add_4, 1, 4, ADD, 2)
-MATRIX(silu_1, 2, 1, SILU, 3)
-MATRIX(silu_2, 2, 2, SILU, 2)
-MATRIX(silu_4, 2, 4, SILU, 1)
+#define MATRIX(NAME, NT, KIND, BLOCKS) \
+  extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS) NAME(const Matrix p) { multiply<NT, KIND>(p); }
+MATRIX(store_1, 1, STORE, 3)
+MATRIX(store_2, 2, STORE, 2)
+MATRIX(store_4, 4, STORE, 2)
+MATRIX(add_1, 1, ADD, 3)
+MATRIX(add_2, 2, ADD, 2)
+MATRIX(add_4, 4, ADD, 2)
+MATRIX(silu_1, 1, SILU, 3)
+MATRIX(silu_2, 2, SILU, 2)
+MATRIX(silu_4, 4, SILU, 2)
 
-// The plain weights of a matrix, bf16, for prompts: `pieces` groups of 16 weights.
-extern "C" __global__ void unpack(const u8 *w, const u16 *scale, u16 *out, long long pieces) {
+// The plain weights (m, k) of a matrix in bf16, for prompts. halves: its tiles hold 8 rows of the upper half and 8 of the lower.
+extern "C" __global__ void unpack(const u8 *w, const u16 *scale, u16 *out, int m, int k, int halves) {
   __shared__ float codes[16];
   if (threadIdx.x < 16) codes[threadIdx.x] = CODES[threadIdx.x];
   __syncthreads();
-  const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= pieces) return;
+  const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; // 8 bytes, 16 weights of a row
+  if (i >= (long long)m * k / 16) return;
+  const int high = i & 1, lane = i >> 1 & 31, g = lane >> 2, block = i / 64 % (k / 64), tile = i / k;
   const uint2 v = weights_of(w + i * 8);
-  const float s = from_f16(scale[i / 4]);
+  const float s = from_f16(scale[((size_t)(tile * (k / CHUNK) + block / 4) * 8 + g) * 8 + high * 4 + (block & 3)]);
+  const int row = halves ? high * (m / 2) + tile * 8 + g : tile * 16 + high * 8 + g;
   u32 pair[8];
 #pragma unroll
   for (int j = 0; j < 8; j++) {
     const u32 byte = ((j < 4 ? v.x : v.y) >> (8 * (j & 3))) & 255u;
     pair[j] = two_bf16(codes[byte >> 4] * s, codes[byte & 15] * s);
   }
-  ((uint4 *)out)[i * 2] = make_uint4(pair[0], pair[1], pair[2], pair[3]);
-  ((uint4 *)out)[i * 2 + 1] = make_uint4(pair[4], pair[5], pair[6], pair[7]);
+  uint4 *to = (uint4 *)(out + (size_t)row * k + block * 64 + 16 * (lane & 3));
+  to[0] = make_uint4(pair[0], pair[1], pair[2], pair[3]);
+  to[1] = make_uint4(pair[4], pair[5], pair[6], pair[7]);
 }
 
 // ------------------------------------------------------------------------------------------------------------ the other steps
 
-// Lane n takes the state of its cache row; the last token's embedding starts the residual stream. Grid: lanes.
-extern "C" __global__ void begin(const int *lanes, const int *state, const u16 *embedding, float *residual, int *slot, int *position,
-                                 u32 *ready, int hidden, int counters) {
+// Lane n takes the state of its cache row; the last token's embedding starts the residual stream, and goes through the first norm. Grid:
+// lanes; 256 threads.
+extern "C" __global__ void begin(const int *lanes, const int *state, const u16 *embedding, const u16 *weight, float *residual, u16 *x,
+                                 float *square, float *used, int *slot, int *position, u32 *ready, int hidden, int counters, float eps) {
+  __shared__ float part[8];
   const int n = blockIdx.x, row = lanes[n];
   const u16 *from = embedding + (size_t)state[row * 3] * hidden;
-  for (int i = threadIdx.x; i < hidden; i += blockDim.x) residual[(size_t)n * hidden + i] = from_bf16(from[i]);
-  if (threadIdx.x == 0) position[n] = state[row * 3 + 1], slot[n] = state[row * 3 + 2];
+  float sum = 0;
+  for (int tile = threadIdx.x; tile < hidden / 16; tile += blockDim.x) {
+    float mine = 0;
+    for (int i = tile * 16; i < tile * 16 + 16; i++) {
+      const float v = from_bf16(from[i]);
+      residual[(size_t)n * hidden + i] = v;
+      mine += v * v;
+    }
+    square[(size_t)n * (hidden / 16) + tile] = mine;
+    sum += mine;
+  }
+  sum = warp_sum(sum);
+  if ((threadIdx.x & 31) == 0) part[threadIdx.x >> 5] = sum;
+  __syncthreads();
+  sum = 0;
+  for (int i = 0; i < 8; i++) sum += part[i];
+  const float scale = rsqrtf(sum / hidden + eps);
+  for (int i = threadIdx.x; i < hidden; i += blockDim.x) x[(size_t)n * hidden + i] = to_f16(from_bf16(from[i]) * scale * from_bf16(weight[i]));
+  if (threadIdx.x == 0) position[n] = state[row * 3 + 1], slot[n] = state[row * 3 + 2], used[n] = scale;
   if (n == 0)
     for (int i = threadIdx.x; i < counters; i += blockDim.x) ready[i] = 0;
 }
 
-__device__ __forceinline__ float warp_sum(float v) {
-#pragma unroll
-  for (int d = 16; d; d >>= 1) v += __shfl_xor_sync(~0u, v, d);
-  return v;
-}
-
-// RMSNorm (arXiv 1910.07467) of float32 into fp16, or bf16 for the head. Grid: lanes; 512 threads; hidden a multiple of 4.
-extern "C" __global__ void rms_norm(const float *residual, const u16 *weight, u16 *out, int hidden, float eps, int bf16) {
+// The last RMSNorm (arXiv 1910.07467), float32 into bf16, for the head. Grid: lanes; 512 threads; hidden a multiple of 4.
+extern "C" __global__ void rms_norm(const float *residual, const u16 *weight, u16 *out, int hidden, float eps) {
   __shared__ float part[16];
   let_next_start();
   wait_for_previous();
@@ -366,28 +433,42 @@ extern "C" __global__ void rms_norm(const float *residual, const u16 *weight, u1
     const uint2 w = *(const uint2 *)(weight + i);
     const float a = v.x * scale * low_bf16(w.x), b = v.y * scale * high_bf16(w.x);
     const float c = v.z * scale * low_bf16(w.y), d = v.w * scale * high_bf16(w.y);
-    *(uint2 *)(out + (size_t)blockIdx.x * hidden + i) =
-        bf16 ? make_uint2(two_bf16(a, b), two_bf16(c, d)) : make_uint2(two_f16(a, b), two_f16(c, d));
+    *(uint2 *)(out + (size_t)blockIdx.x * hidden + i) = make_uint2(two_bf16(a, b), two_bf16(c, d));
   }
 }
 
+#define SPLITS 32 // most parts that the positions are cut into
+
 // Rotary embedding of the new token, its key and value into the cache, attention over the cache (flash decoding: the positions are split
-// among blocks, and the last block to end joins the parts). Grid: (splits, KV heads, lanes); 128 threads; head size 128.
-extern "C" __global__ void __launch_bounds__(128) attention(const float *qkv, u16 *keys, u16 *values, const int *lanes, const int *position,
-                                                            const float *rope, float *parts, u32 *count, u16 *out, int heads, int kv_heads,
-                                                            int context, float scale) {
-  __shared__ float ms[8][GROUP], ls[8][GROUP], as[8][GROUP][128];
-  __shared__ float pm[32][GROUP], pl[32][GROUP];
+// among blocks, and the last block to end joins the parts). Half a warp takes a position at a time, 8 of the 128 dimensions a thread.
+// Grid: (splits, KV heads, lanes); 256 threads; head size 128.
+extern "C" __global__ void __launch_bounds__(256) attention(const float *qkv, u16 *keys, u16 *values, const int *lanes, const int *position,
+                                                            const float *rope, float *parts, float *tops, u32 *count, u16 *out, int heads,
+                                                            int kv_heads, int context, float scale) {
+  __shared__ float ms[8][GROUP], ls[8][GROUP];
+  __shared__ __align__(16) float as[8][GROUP * 128];
+  __shared__ float2 joined[SPLITS][GROUP];
   __shared__ u32 last;
   let_next_start();
   wait_for_previous();
-  const int split = blockIdx.x, head = blockIdx.y, n = blockIdx.z, half = threadIdx.x >> 4, c = threadIdx.x & 15;
-  const int pos = position[n], chunk = max(32, (pos + (int)gridDim.x - 1) / (int)gridDim.x), active = max(1, (pos + chunk - 1) / chunk);
+  const int split = blockIdx.x, head = blockIdx.y, n = blockIdx.z, tid = threadIdx.x, warp = tid >> 5, half = tid >> 4, c = tid & 15;
+  const int pos = position[n], chunk = max(64, (pos + (int)gridDim.x - 1) / (int)gridDim.x), active = max(1, (pos + chunk - 1) / chunk);
   if (split >= active) return;
   const int begin = split * chunk, end = min(pos, begin + chunk);
   const float *from = qkv + (size_t)n * (heads + 2 * kv_heads) * 128;
   const size_t at = ((size_t)lanes[n] * kv_heads + head) * context * 128;
+  const u16 *k_at = keys + at + c * 8, *v_at = values + at + c * 8;
   float cs[8], sn[8], q[GROUP][8], acc[GROUP][8] = {}, m[GROUP], l[GROUP];
+  uint4 k4[4], v4[4];
+  auto fetch = [&](int p) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const size_t here = (size_t)min(p + half + 16 * i, max(end - 1, 0)) * 128; // behind the end: anything that is there
+      k4[i] = *(const uint4 *)(k_at + here);
+      v4[i] = *(const uint4 *)(v_at + here);
+    }
+  };
+  fetch(begin);
 #pragma unroll
   for (int i = 0; i < 8; i++) {
     cs[i] = rope[(size_t)pos * 128 + ((c * 8 + i) & 63)];
@@ -401,8 +482,8 @@ extern "C" __global__ void __launch_bounds__(128) attention(const float *qkv, u1
     for (int i = 0; i < 8; i++) q[h][i] = (qh[c * 8 + i] * cs[i] + qh[((c * 8 + 64) & 127) + i] * sn[i]) * scale;
     m[h] = -1e30f, l[h] = 0;
   }
-  auto add = [&](const uint4 &k4, const uint4 &v4, bool there) {
-    const u32 kw[4] = {k4.x, k4.y, k4.z, k4.w}, vw[4] = {v4.x, v4.y, v4.z, v4.w};
+  auto add = [&](const uint4 &k, const uint4 &v, bool there) {
+    const u32 kw[4] = {k.x, k.y, k.z, k.w}, vw[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
     for (int h = 0; h < GROUP; h++) {
       float s = 0;
@@ -422,13 +503,10 @@ extern "C" __global__ void __launch_bounds__(128) attention(const float *qkv, u1
       }
     }
   };
-  for (int p = begin; p < end; p += 16) {
-    const int one = p + half, two = one + 8;
-    uint4 k1 = make_uint4(0, 0, 0, 0), v1 = k1, k2 = k1, v2 = k1;
-    if (one < end) k1 = *(const uint4 *)(keys + at + (size_t)one * 128 + c * 8), v1 = *(const uint4 *)(values + at + (size_t)one * 128 + c * 8);
-    if (two < end) k2 = *(const uint4 *)(keys + at + (size_t)two * 128 + c * 8), v2 = *(const uint4 *)(values + at + (size_t)two * 128 + c * 8);
-    add(k1, v1, one < end);
-    add(k2, v2, two < end);
+  for (int p = begin; p < end; p += 64) {
+    if (p > begin) fetch(p);
+#pragma unroll
+    for (int i = 0; i < 4; i++) add(k4[i], v4[i], p + half + 16 * i < end);
   }
   if (split == 0) { // the new token itself
     const float *kh = from + (heads + head) * 128, *vh = kh + kv_heads * 128;
@@ -439,63 +517,71 @@ extern "C" __global__ void __launch_bounds__(128) attention(const float *qkv, u1
       kw[i] = two_bf16(kh[d] * cs[2 * i] + kh[other] * sn[2 * i], kh[d + 1] * cs[2 * i + 1] + kh[other + 1] * sn[2 * i + 1]);
       vw[i] = two_bf16(vh[d], vh[d + 1]);
     }
-    const uint4 k4 = make_uint4(kw[0], kw[1], kw[2], kw[3]), v4 = make_uint4(vw[0], vw[1], vw[2], vw[3]);
+    const uint4 k = make_uint4(kw[0], kw[1], kw[2], kw[3]), v = make_uint4(vw[0], vw[1], vw[2], vw[3]);
     if (half == 0) {
-      *(uint4 *)(keys + at + (size_t)pos * 128 + c * 8) = k4;
-      *(uint4 *)(values + at + (size_t)pos * 128 + c * 8) = v4;
+      *(uint4 *)(keys + at + (size_t)pos * 128 + c * 8) = k;
+      *(uint4 *)(values + at + (size_t)pos * 128 + c * 8) = v;
     }
-    add(k4, v4, half == 0);
+    add(k, v, half == 0);
   }
 #pragma unroll
-  for (int h = 0; h < GROUP; h++) {
-    if (c == 0) ms[half][h] = m[h], ls[half][h] = l[h];
+  for (int h = 0; h < GROUP; h++) { // join the halves of the warp, then the warps
+    const float other = __shfl_xor_sync(~0u, m[h], 16), top = fmaxf(m[h], other), w = exp2f(m[h] - top);
+    l[h] *= w;
+    l[h] += __shfl_xor_sync(~0u, l[h], 16);
 #pragma unroll
-    for (int i = 0; i < 8; i++) as[half][h][c * 8 + i] = acc[h][i];
+    for (int i = 0; i < 8; i++) {
+      acc[h][i] *= w;
+      acc[h][i] += __shfl_xor_sync(~0u, acc[h][i], 16);
+    }
+    if ((tid & 31) == 0) ms[warp][h] = top, ls[warp][h] = l[h];
+    if ((tid & 31) < 16)
+#pragma unroll
+      for (int i = 0; i < 8; i++) as[warp][h * 128 + c * 8 + i] = acc[h][i];
   }
   __syncthreads();
-  const int d = threadIdx.x;
-  float *part = parts + ((size_t)n * kv_heads + head) * 32 * GROUP * 130;
-#pragma unroll
-  for (int h = 0; h < GROUP; h++) {
+  const size_t seat = (size_t)n * kv_heads + head;
+  float *part = parts + seat * SPLITS * GROUP * 128, *top_part = tops + seat * SPLITS * GROUP * 2;
+  u16 *to = out + ((size_t)n * heads + head * GROUP) * 128;
+  for (int d = tid; d < GROUP * 128; d += 256) {
+    const int h = d >> 7;
     float top = -1e30f, sum = 0, value = 0;
+#pragma unroll
     for (int i = 0; i < 8; i++) top = fmaxf(top, ms[i][h]);
+#pragma unroll
     for (int i = 0; i < 8; i++) {
       const float w = exp2f(ms[i][h] - top);
       sum += w * ls[i][h];
-      value += w * as[i][h][d];
+      value += w * as[i][d];
     }
     if (active == 1)
-      out[((size_t)n * heads + head * GROUP + h) * 128 + d] = to_f16(value / sum);
+      to[d] = to_f16(value / sum);
     else {
-      float *mine = part + (split * GROUP + h) * 130;
-      mine[d] = value;
-      if (d == 0) mine[128] = top, mine[129] = sum;
+      part[split * GROUP * 128 + d] = value;
+      if ((d & 127) == 0) *(float2 *)(top_part + (split * GROUP + h) * 2) = make_float2(top, sum);
     }
   }
   if (active == 1) return;
   __threadfence();
   __syncthreads();
-  if (d == 0) last = atomicAdd(count + n * kv_heads + head, 1) == (u32)(active - 1);
+  if (tid == 0) last = atomicAdd(count + seat, 1) == (u32)(active - 1);
   __syncthreads();
   if (!last) return;
   __threadfence();
-  if (d == 0) count[n * kv_heads + head] = 0;
-  for (int i = d; i < active * GROUP; i += 128) {
-    pm[i / GROUP][i % GROUP] = one_past_l1(part + i * 130 + 128);
-    pl[i / GROUP][i % GROUP] = one_past_l1(part + i * 130 + 129);
-  }
+  if (tid == 0) count[seat] = 0;
+  for (int i = tid; i < active * GROUP; i += 256) joined[i / GROUP][i % GROUP] = two_past_l1(top_part + i * 2);
   __syncthreads();
-#pragma unroll
-  for (int h = 0; h < GROUP; h++) {
-    float top = -1e30f, sum = 0, value = 0;
-    for (int i = 0; i < active; i++) top = fmaxf(top, pm[i][h]);
-#pragma unroll 4
+  for (int d = tid * 2; d < GROUP * 128; d += 512) {
+    const int h = d >> 7;
+    float top = -1e30f, sum = 0, left = 0, right = 0;
+    for (int i = 0; i < active; i++) top = fmaxf(top, joined[i][h].x);
+#pragma unroll 8
     for (int i = 0; i < active; i++) {
-      const float w = exp2f(pm[i][h] - top);
-      sum += w * pl[i][h];
-      value += w * one_past_l1(part + (i * GROUP + h) * 130 + d);
+      const float2 v = two_past_l1(part + i * GROUP * 128 + d);
+      const float w = exp2f(joined[i][h].x - top);
+      sum += w * joined[i][h].y, left += w * v.x, right += w * v.y;
     }
-    out[((size_t)n * heads + head * GROUP + h) * 128 + d] = to_f16(value / sum);
+    *(u32 *)(to + d) = two_f16(left / sum, right / sum);
   }
 }
 

@@ -158,13 +158,15 @@ class Decoder:
         half, number = torch.float16, torch.int32
         self._residual = buffer(most, shape.hidden)
         self._x = buffer(most, shape.hidden, kind=half)
+        self._squares = [(buffer(most, shape.hidden // 16), buffer(most)) for _ in range(2)]  # and the scale that x carries
         self._qkv = buffer(most, (shape.heads + 2 * shape.kv_heads) * shape.head)
         self._attended = buffer(most, shape.heads * shape.head, kind=half)
         self._inner = buffer(most, shape.inner, kind=half)
         self._last = buffer(most, shape.hidden, kind=torch.bfloat16)
         self._t = buffer(max(_splits(columns) * len(rows) for rows, columns in sizes) * most * self.stacks.rank)
         self._ready = buffer(4 * shape.layers, kind=number)
-        self._parts = buffer(most * shape.kv_heads * SPLITS * (shape.heads // shape.kv_heads) * 130)
+        self._parts = buffer(most * shape.heads * SPLITS * shape.head)
+        self._tops = buffer(most * shape.heads * SPLITS * 2)
         self._count = buffer(most * shape.kv_heads, kind=number)
         self._slot, self._position = buffer(most, kind=number), buffer(most, kind=number)
         self._lanes = torch.full((most,), self.rows, dtype=number, device=device)
@@ -192,31 +194,31 @@ class Decoder:
         run, weights, shape, stacks = self.kernels, self.weights, self.weights.shape, self.stacks
         assert run is not None
         splits = min(SPLITS, max(1, 264 // (shape.kv_heads * count)))
-        start = self._slot, self._position, self._ready, shape.hidden, len(self._ready)
-        run("begin", (count, 1, 1), 256, self._lanes, self._state, weights.embedding, self._residual, *start, first=True)
+        first, second = self._squares
+        onward = [*(layer.before for layer in weights.layers), weights.norm]
+        source = self._lanes, self._state, weights.embedding, onward[0]
+        begun = self._residual, self._x, *first, self._slot, self._position, self._ready
+        run("begin", (count, 1, 1), 256, *source, *begun, shape.hidden, len(self._ready), float(shape.eps), first=True)
 
-        def norm(weight: Tensor, out: Tensor, bf16: int = 0) -> None:
-            run("rms_norm", (count, 1, 1), 512, self._residual, weight, out, shape.hidden, float(shape.eps), bf16)
-
-        def matrix(kind: str, index: int, name: str, x: Tensor, out: Tensor, gain: float = 1.0) -> None:
+        def matrix(kind: str, index: int, name: str, x: Tensor, out: Tensor, norms: Sequence[Tensor], gain: float = 1.0) -> None:
             (rows, columns), packed = shape.sizes[name], weights.layers[index].matrices[name]
             ready = self._ready[index * 4 + list(FUSED).index(name) :]
-            tensors = (packed.w, packed.scale, x, stacks.a[name][index], stacks.b[name][index], self._t, ready, self._slot, out, out)
+            half_out = self._inner if kind == "silu" else self._x
+            tensors = (packed.w, packed.scale, x, stacks.a[name][index], stacks.b[name][index], self._t, ready, self._slot, out, half_out)
             cuts = (rows[0], rows[0] + rows[1] if len(rows) > 2 else sum(rows)) if len(rows) > 1 else (rows[0], rows[0])
-            sizes = (sum(rows), columns, count, stacks.slots, len(rows), stacks.rank, _splits(columns), *cuts)
-            run.matrix(kind, Matrix(*(one.data_ptr() for one in tensors), *sizes, gain))
+            sizes = (sum(rows), columns, count, stacks.slots, len(rows), stacks.rank, _splits(columns), *cuts, shape.hidden)
+            run.matrix(kind, Matrix(*(one.data_ptr() for one in (*tensors, *norms)), *sizes, shape.eps, gain))
 
         for index, layer in enumerate(weights.layers):
-            norm(layer.before, self._x)
-            matrix("store", index, "qkv", self._x, self._qkv)
-            cache = self.cache.keys[index], self.cache.values[index], self._lanes, self._position, self._rope, self._parts, self._count
+            matrix("store", index, "qkv", self._x, self._qkv, (*first, *second, layer.after))
+            cache = self.cache.keys[index], self.cache.values[index], self._lanes, self._position, self._rope
             sizes = (shape.heads, shape.kv_heads, self.context, shape.head**-0.5 * math.log2(math.e))
-            run("attention", (splits, shape.kv_heads, count), 128, self._qkv, *cache, self._attended, *sizes)
-            matrix("add", index, "o", self._attended, self._residual)
-            norm(layer.after, self._x)
-            matrix("silu", index, "up", self._x, self._inner)
-            matrix("add", index, "down", self._inner, self._residual, SHRINK)
-        norm(weights.norm, self._last, 1)
+            joining = self._parts, self._tops, self._count
+            run("attention", (splits, shape.kv_heads, count), 256, self._qkv, *cache, *joining, self._attended, *sizes)
+            matrix("add", index, "o", self._attended, self._residual, (*first, *second, layer.after))
+            matrix("silu", index, "up", self._x, self._residual, (*second, *first, layer.after))
+            matrix("add", index, "down", self._inner, self._residual, (*second, *first, onward[index + 1]), SHRINK)
+        run("rms_norm", (count, 1, 1), 512, self._residual, weights.norm, self._last, shape.hidden, float(shape.eps))
         self._logits = torch.mm(self._last[:count], weights.head.T, out_dtype=torch.float32)
         knobs = self._lanes, self._state, self._knobs, self._seeds, self._seen, self._chosen, self.rows
         run("sample", (count, 1, 1), 1024, self._logits, *knobs)

@@ -14,8 +14,8 @@ import torch
 SOURCE = Path(__file__).with_name("decode.cu")
 LEAST = (8, 0)
 """Compute capability that the tensor-core instructions of decode.cu need."""
-TABLE = 256 * 32 * 4
-"""Bytes of shared memory of the look-up table of a matrix kernel."""
+TABLE, STAGE, FACTORS = 256 * 32 * 4, 8 * 2176, 32 * 4
+"""Bytes of shared memory of a matrix kernel: its look-up table, one stage of copies of its 8 warps, a factor for each lane."""
 
 Argument = torch.Tensor | int | float | ctypes.Structure
 
@@ -25,8 +25,9 @@ class Matrix(ctypes.Structure):
 
     _fields_ = [  # noqa: RUF012 - ctypes wants a plain list
         *((name, ctypes.c_void_p) for name in ("w", "scale", "x", "a", "b", "t", "ready", "slot", "out", "half_out")),
-        *((name, ctypes.c_int) for name in ("m", "k", "lanes", "slots", "subs", "rank", "splits", "cut1", "cut2")),
-        ("gain", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in ("square", "used", "next_square", "next_used", "next")),
+        *((name, ctypes.c_int) for name in ("m", "k", "lanes", "slots", "subs", "rank", "splits", "cut1", "cut2", "hidden")),
+        *((name, ctypes.c_float) for name in ("eps", "gain")),
     ]
 
 
@@ -66,7 +67,9 @@ class Kernels:
         self._driver = _library("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
         self._multiprocessors = device.multi_processor_count
         self._overlap = overlap and device.major >= 9
-        image = _compile(source or SOURCE.read_text(), f"sm_{device.major}{device.minor}", group, vocabulary)
+        source = source or SOURCE.read_text()
+        self._stages = int(source.partition("#define STAGES ")[2].split()[0])
+        image = _compile(source, f"sm_{device.major}{device.minor}", group, vocabulary)
         self._module = ctypes.c_void_p()
         self._check(self._driver.cuModuleLoadData(ctypes.byref(self._module), image))
         self._found: dict[str, ctypes.c_void_p] = {}
@@ -85,7 +88,7 @@ class Kernels:
     def matrix(self, kind: str, matrix: Matrix) -> None:
         """Launch store, add or silu: y = W x + B A x for up to 32 lanes."""
         tiles = 1 if matrix.lanes <= 8 else 2 if matrix.lanes <= 16 else 4
-        name, shared = f"{kind}_{tiles}", TABLE + (2 if kind == "silu" else 1) * tiles * 4096
+        name, shared = f"{kind}_{tiles}", TABLE + self._stages * STAGE + tiles * 4096 + FACTORS
         if name not in self._grids:
             self._check(self._driver.cuFuncSetAttribute(self._function(name), MAX_SHARED, shared))
             blocks, size = ctypes.c_int(), ctypes.c_size_t(shared)
@@ -93,13 +96,13 @@ class Kernels:
             self._check(occupancy(ctypes.byref(blocks), self._function(name), 256, size))
             self._grids[name] = blocks.value * self._multiprocessors
         jobs = (matrix.slots - 1) * (matrix.subs * matrix.rank // 16) * matrix.splits
-        units = jobs + matrix.m // (32 if kind == "silu" else 16)
+        units = jobs + matrix.m // 16
         self(name, (min(units, self._grids[name]), 1, 1), 256, matrix, shared=shared)
 
-    def unpack(self, w: torch.Tensor, scale: torch.Tensor, out: torch.Tensor) -> None:
-        """Write the bf16 values of packed weights (m, k / 2) with scales (m, k / 64) into out, which holds m * k or more."""
-        pieces = w.numel() // 8
-        self("unpack", (-(-pieces // 256), 1, 1), 256, w, scale, out, ctypes.c_longlong(pieces), first=True)  # type: ignore[arg-type]
+    def unpack(self, w: torch.Tensor, scale: torch.Tensor, out: torch.Tensor, halves: bool) -> None:
+        """Write the bf16 values (rows, columns) of a matrix that `mistral.tiled` has laid out."""
+        rows, columns = out.shape
+        self("unpack", (-(-rows * columns // 4096), 1, 1), 256, w, scale, out, rows, columns, int(halves), first=True)
 
     def _function(self, name: str) -> ctypes.c_void_p:
         if name not in self._found:

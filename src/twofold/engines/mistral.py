@@ -23,6 +23,12 @@ FUSED: Mapping[str, tuple[str, ...]] = {
 """The four matrices of a layer, and the projections that each is made of, from its first row on."""
 BLOCK = 64
 """Weights that share a scale."""
+CODES = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434,
+    0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+"""The 16 values of NF4 (arXiv 2305.14314, appendix E)."""
 MOST = 2048
 """Tokens of a prompt that are computed at once."""
 
@@ -58,11 +64,11 @@ class Packed:
     """A fused matrix in NF4."""
 
     w: Tensor
-    """(rows, columns / 2) uint8; the earlier weight in the high nibble, as bitsandbytes stores it."""
+    """(rows, columns / 2) uint8; the earlier weight in the high nibble, as bitsandbytes stores it. On a GPU in tiles, see `tiled`."""
     scale: Tensor
-    """(rows, columns / 64): fp16 on a GPU, float32 elsewhere."""
-    code: Tensor
-    """The 16 values of NF4, float32."""
+    """(rows, columns / 64): fp16 and in tiles on a GPU, float32 elsewhere."""
+    halves: bool = False
+    """Whether its tiles hold 8 rows of each half (gate and up)."""
     plain: Tensor | None = None
     """Its bf16 values, kept once computed where there is no kernel to unpack them."""
 
@@ -70,7 +76,7 @@ class Packed:
         """The weights in bf16 (rows, columns)."""
         if self.plain is None:
             nibbles = torch.stack([self.w >> 4, self.w & 15], -1).reshape(len(self.w), -1, BLOCK).long()
-            self.plain = (self.code[nibbles] * self.scale.float()[..., None]).reshape(len(self.w), -1).bfloat16()
+            self.plain = (torch.tensor(CODES)[nibbles] * self.scale.float()[..., None]).reshape(len(self.w), -1).bfloat16()
         return self.plain
 
 
@@ -105,12 +111,8 @@ class Unsupported(Exception):
     """This model, or this GPU, is not one that the own decoder serves; the text says why."""
 
 
-def gather(model: Any) -> Weights:
-    """Take the weights of a causal model that transformers has loaded in NF4, before its first forward pass.
-
-    On a GPU the fused matrices replace the model's own tensors, which become views of them, so that nothing is held twice; the scales
-    of double quantisation are unfolded to fp16 (1/32 byte a weight: 0.2 GiB for 7 B). Raises Unsupported.
-    """
+def shape_of(model: Any) -> Shape:
+    """Sizes of a causal model that transformers has loaded. Raises Unsupported when it is not a Mistral."""
     config = model.config
     if config.model_type not in ("mistral", "llama") or getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False):
         raise Unsupported(f"a {config.model_type} model is not a Mistral")
@@ -121,14 +123,26 @@ def gather(model: Any) -> Weights:
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = (config.num_attention_heads, config.num_key_value_heads, head)
     room = (config.vocab_size, config.max_position_embeddings, config.rms_norm_eps)
-    shape = Shape(config.num_hidden_layers, config.hidden_size, config.intermediate_size, *heads, *room)
-    body = model.model
+    for part in (layer.get_submodule(part) for layer in model.model.layers for parts in FUSED.values() for part in parts):
+        state = getattr(part.weight, "quant_state", None)
+        if state is None or state.quant_type != "nf4" or state.blocksize != BLOCK or part.bias is not None or part.in_features % BLOCK:
+            raise Unsupported("a layer is not in NF4 with blocks of 64")
+    return Shape(config.num_hidden_layers, config.hidden_size, config.intermediate_size, *heads, *room)
+
+
+def gather(model: Any) -> Weights:
+    """Take the weights of a causal model that transformers has loaded in NF4, before its first forward pass. Raises Unsupported.
+
+    On a GPU they are taken away from the model, which cannot compute any more, so that nothing is held twice. The scales of double
+    quantisation are unfolded to fp16 (1/32 byte a weight: 0.2 GiB for 7 B).
+    """
+    shape, body = shape_of(model), model.model
     with torch.no_grad():
         layers = tuple(
             Layer(
                 layer.input_layernorm.weight.detach(),
                 layer.post_attention_layernorm.weight.detach(),
-                {name: _fuse([layer.get_submodule(part) for part in parts]) for name, parts in FUSED.items()},
+                {name: _fuse([layer.get_submodule(part) for part in parts], name == "up") for name, parts in FUSED.items()},
             )
             for layer in body.layers
         )
@@ -138,19 +152,28 @@ def gather(model: Any) -> Weights:
     return Weights(shape, embedding, model.lm_head.weight.detach(), body.norm.weight.detach(), layers, rope)
 
 
-def _fuse(parts: Sequence[Any]) -> Packed:
-    for part in parts:
-        state = getattr(part.weight, "quant_state", None)
-        if state is None or state.quant_type != "nf4" or state.blocksize != BLOCK or part.bias is not None or part.in_features % BLOCK:
-            raise Unsupported("a layer is not in NF4 with blocks of 64")
+def _fuse(parts: Sequence[Any], halves: bool) -> Packed:
     w = torch.cat([part.weight.data.reshape(part.out_features, -1) for part in parts])
     scale = torch.cat([block_scales(part.weight.quant_state).reshape(part.out_features, -1) for part in parts])
-    if w.is_cuda:
-        scale, first = scale.half(), 0
-        for part in parts:
-            part.weight.data = w[first : first + part.out_features].reshape(-1, 1)
-            first += part.out_features
-    return Packed(w, scale, parts[0].weight.quant_state.code.float())
+    if not w.is_cuda:
+        return Packed(w, scale)
+    for part in parts:
+        part.weight.data = w.new_empty(0)
+    return Packed(*tiled(w, scale.half(), halves), halves)
+
+
+def tiled(w: Tensor, scale: Tensor, halves: bool) -> tuple[Tensor, Tensor]:
+    """Lay a matrix (rows, columns / 2) and its scales (rows, columns / 64) out as decode.cu reads them, in the same shapes.
+
+    A tile is 16 rows; with halves, 8 rows of the upper half and the same 8 of the lower. In a tile, 64 columns come after the other; there
+    thread 4 g + q of a warp has 8 bytes of row g and 8 of row g + 8, those of the columns 16 q to 16 q + 15. Scales: 256 columns after
+    the other, there for each g the four of row g and the four of row g + 8.
+    """
+    rows, bytes_ = w.shape
+    if halves:
+        w, scale = (part.view(2, rows // 16, 8, -1).transpose(0, 1).reshape(rows, -1) for part in (w, scale))
+    w = w.view(rows // 16, 2, 8, bytes_ // 32, 4, 8).permute(0, 3, 2, 4, 1, 5).reshape(rows, bytes_)
+    return w, scale.view(rows // 16, 2, 8, bytes_ // 128, 4).permute(0, 3, 2, 1, 4).reshape(rows, -1)
 
 
 class Stacks:
@@ -228,8 +251,9 @@ class Unpacker:
         rows, columns = packed.w.shape[0], packed.w.shape[1] * 2
         if self.room is None or self.room.numel() < rows * columns:
             self.room = torch.empty(rows * columns, dtype=torch.bfloat16, device=packed.w.device)
-        self.kernels.unpack(packed.w, packed.scale, self.room)
-        return self.room[: rows * columns].view(rows, columns)
+        out = self.room[: rows * columns].view(rows, columns)
+        self.kernels.unpack(packed.w, packed.scale, out, packed.halves)
+        return out
 
 
 @torch.inference_mode()

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from twofold.engines import BASE, require_new
-from twofold.engines.decoder import Decoder, room
+from twofold.engines.decoder import Decoder, check, room
 from twofold.engines.folders import check_adapter, find
 from twofold.engines.kernels import Kernels
 from twofold.engines.libraries import said
 from twofold.engines.local import Local
-from twofold.engines.mistral import gather
+from twofold.engines.mistral import Unsupported, gather, shape_of
 from twofold.types import Sampling, TwofoldError
 
 AHEAD = 4
@@ -45,10 +45,14 @@ class Resident(Local):
 
     def __init__(self, name: str, tokenizer: Any, model: Any, folder: Path | None = None, rows: int = 0, context: int = 0) -> None:
         """Take a model that has not computed yet. rows, context: 0 for as many as fit. Raises Unsupported or RuntimeError, see `Decoder`."""
-        weights = gather(model)
+        shape, on_gpu = shape_of(model), model.device.type == "cuda"
+        if on_gpu:  # before the weights are taken from the model
+            check(shape)
+            if reason := trial():
+                raise Unsupported(reason)
         if not (rows and context):
-            rows, context = room(weights.shape)
-        self._decoder = Decoder(weights, rows, context)
+            rows, context = room(shape)
+        self._decoder = Decoder(gather(model), rows, context)
         self._slots = {BASE: 0}
         self._free = list(range(rows))
         self._seats: list[Seat] = []
@@ -175,10 +179,10 @@ def trial() -> str:
     try:
         kernels = Kernels(group=4, vocabulary=1 << 15)
         x = torch.linspace(-1, 1, 512, device="cuda")
-        weight, out = torch.ones(512, dtype=torch.bfloat16, device="cuda"), torch.zeros(512, dtype=torch.float16, device="cuda")
+        weight, out = (torch.full((512,), one, dtype=torch.bfloat16, device="cuda") for one in (1.0, 0.0))
 
         def norm() -> None:
-            kernels("rms_norm", (1, 1, 1), 512, x, weight, out, 512, 1e-6, 0)
+            kernels("rms_norm", (1, 1, 1), 512, x, weight, out, 512, 1e-6)
 
         norm()
         graph = torch.cuda.CUDAGraph()
