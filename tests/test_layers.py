@@ -17,17 +17,29 @@ HOMES = {
     "torch": (
         "engines.local",
         "engines.libraries",
+        "engines.mistral",
+        "engines.kernels",
+        "engines.decoder",
+        "engines.resident",
         "train",
         "evals.speed",
+        "evals.gpu",
         "evals.ladder",
         "evals.base",
-    ),  # both evals measure the engine's own machine
-    "transformers": ("engines.local", "engines.libraries", "train", "evals.ladder", "evals.base"),  # both build what no engine serves
-    "peft": ("engines.local", "train"),
-    "bitsandbytes": ("engines.libraries", "train"),
+    ),  # the evals measure the engine's own machine
+    "transformers": (
+        "engines.local",
+        "engines.libraries",
+        "train",
+        "evals.gpu",
+        "evals.ladder",
+        "evals.base",
+    ),  # evals: what no engine serves
+    "peft": ("engines.local", "train", "evals.gpu"),
+    "bitsandbytes": ("engines.libraries", "train", "evals.gpu"),
     "huggingface_hub": ("engines.folders",),
     "jinja2": ("engines.libraries",),
-    "safetensors": ("engines.folders", "engines.libraries", "train", "evals.ladder"),
+    "safetensors": ("engines.folders", "engines.libraries", "engines.resident", "train", "evals.ladder"),
     "psutil": ("engines.local", "engines.libraries"),
     "numpy": ("classify", "twin", "datasets.check", "train", "evals"),
     "pandas": ("twin", "notebook", "datasets"),
@@ -46,7 +58,15 @@ HOMES = {
     "uvicorn": ("server",),
 }
 # A module outside these imports third parties only inside the functions that need them.
-EAGER = ("app", "magics", "server", "train", "engines.local", "engines.libraries")
+EAGER = (
+    "app",
+    "magics",
+    "server",
+    "train",
+    *(f"engines.{name}" for name in ("local", "libraries", "mistral", "kernels", "decoder", "resident")),
+)
+# Inside the engines, behind the seam.
+INNER = tuple(f"engines.{name}" for name in ("local", "libraries", "folders", "mistral", "kernels", "decoder", "resident"))
 # What crosses the table, and why.
 CROSSINGS = {
     ("twofold.evals.base", "twofold.train.quantize"),
@@ -135,7 +155,7 @@ def test_imports_go_only_downwards() -> None:
 
 
 def test_only_the_seam_of_the_engines_is_known_outside() -> None:
-    inside = [one for one in OWN if within(one.target, ("engines.local", "engines.libraries", "engines.folders"))]
+    inside = [one for one in OWN if within(one.target, INNER)]
     assert [one for one in inside if part(one.module) not in ("engines", "evals", "train", "doctor")] == []
     assert [one for one in OWN if within(one.target, ("engines.scripted",))] == []  # for tests
 

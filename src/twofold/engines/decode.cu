@@ -179,6 +179,7 @@ template <int NT> __device__ __forceinline__ void project(const Matrix &p, int u
 template <int NT, int KIND> __device__ __forceinline__ void multiply(const Matrix &p) {
   extern __shared__ __align__(16) u8 shared[]; // 256 pairs of codes x 32 banks; the stages of each warp; the sums of the warps; factors
   float *sums = (float *)(shared + 32768 + WARPS * STAGES * STAGE), *factor = sums + WARPS * NT * 128;
+  u16 *t = (u16 *)(factor + LANES); // (NT * 8, ranks) fp16, once it is whole
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, q = lane & 3;
   const int ranks = p.subs * p.rank, jobs = (p.slots - 1) * (ranks / 16) * p.splits;
   const int units = jobs + p.m / 16, chunks = p.k / CHUNK;
@@ -207,10 +208,10 @@ template <int NT, int KIND> __device__ __forceinline__ void multiply(const Matri
 #pragma unroll
   for (int i = 0; i < STAGES; i++) fetch(); // weights are nobody's output: no need to wait for them
   {
-    const int e = threadIdx.x;
+    const int e = threadIdx.x & 255, each = 256 / (WARPS * 4); // threads share an entry where there are more than entries
     const u32 pair = two_f16(CODES[e >> 4], CODES[e & 15]);
 #pragma unroll
-    for (int j = 0; j < 8; j++) ((uint4 *)shared)[e * 8 + ((j + e) & 7)] = make_uint4(pair, pair, pair, pair);
+    for (int j = 0; j < each; j++) ((uint4 *)shared)[e * 8 + ((j + (threadIdx.x >> 8) * each + e) & 7)] = make_uint4(pair, pair, pair, pair);
   }
   wait_for_previous();
   for (int n = warp; n < p.lanes; n += WARPS) {
@@ -222,6 +223,12 @@ template <int NT, int KIND> __device__ __forceinline__ void multiply(const Matri
       if (KIND == ADD && blockIdx.x == 0) p.next_used[n] = scale;
     }
   }
+  const int mine = warp * 8 + g, slot = warp < NT && mine < p.lanes ? p.slot[mine] : 0; // warp n joins the adapters of lanes 8 n to 8 n + 7
+  int speaking = 0, first = 0; // whether any lane has an adapter, and the first of this warp's
+  for (int n = 0; n < p.lanes; n++) speaking |= p.slot[n];
+  for (int one = p.slots - 1; one; one--)
+    if (__any_sync(~0u, slot == one)) first = one;
+  bool whole = false;
   __syncthreads();
 
   for (int unit = blockIdx.x; unit < units; unit += gridDim.x) {
@@ -231,6 +238,13 @@ template <int NT, int KIND> __device__ __forceinline__ void multiply(const Matri
       continue;
     }
     const int tile = unit - jobs;
+    const int low_row = KIND == SILU ? tile * 8 : tile * 16, high_row = KIND == SILU ? p.m / 2 + tile * 8 : tile * 16 + 8;
+    const u16 *b_low = p.b + (size_t)(low_row + g) * p.rank + 4 * q, *b_high = p.b + (size_t)(high_row + g) * p.rank + 4 * q;
+    uint2 low_ahead, high_ahead; // of B, on the way while the tile is computed
+    if (first) {
+      low_ahead = weights_of((const u8 *)(b_low + (size_t)first * p.m * p.rank));
+      high_ahead = weights_of((const u8 *)(b_high + (size_t)first * p.m * p.rank));
+    }
     float acc[NT][4] = {};
     for (int chunk = warp; chunk < chunks; chunk += WARPS) {
       asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 1) : "memory");
@@ -272,38 +286,43 @@ template <int NT, int KIND> __device__ __forceinline__ void multiply(const Matri
       stage = stage + 1 == STAGES ? 0 : stage + 1;
     }
 
-    const int low_row = KIND == SILU ? tile * 8 : tile * 16, high_row = KIND == SILU ? p.m / 2 + tile * 8 : tile * 16 + 8;
+    if (speaking && !whole) { // once a block: an acquire empties the L1, and t serves all its tiles
+      if (threadIdx.x == 0)
+        while (acquire(p.ready) < (u32)jobs) {}
+      __syncthreads();
+      for (int e = threadIdx.x * 4; e < min(NT * 8, p.lanes) * ranks; e += WARPS * 128) {
+        float4 v = make_float4(0, 0, 0, 0);
+        if (p.slot[e / ranks])
+#pragma unroll 4
+          for (int split = 0; split < p.splits; split++) {
+            const float4 u = past_l1(p.t + (size_t)split * LANES * ranks + e);
+            v.x += u.x, v.y += u.y, v.z += u.z, v.w += u.w;
+          }
+        *(uint2 *)(t + e) = make_uint2(two_f16(v.x, v.y), two_f16(v.z, v.w));
+      }
+      __syncthreads();
+      whole = true;
+    }
 #pragma unroll
     for (int n = 0; n < NT; n++)
-      if (warp == n) {
-        const int mine = n * 8 + g, slot = mine < p.lanes ? p.slot[mine] : 0;
-        for (int one = 1; one < p.slots; one++) {
+      if (warp == n)
+        for (int one = first; one && one < p.slots; one++) {
           if (!__any_sync(~0u, slot == one)) continue;
-          while (acquire(p.ready) < (u32)jobs) {}
           for (int r = 0; r < p.rank; r += 16) {
-            const u16 *from = p.b + (size_t)one * p.m * p.rank + r + 4 * q;
-            const uint2 low = *(const uint2 *)(from + (size_t)(low_row + g) * p.rank), high = *(const uint2 *)(from + (size_t)(high_row + g) * p.rank);
-            auto t = [&](int sub) {
-              float4 v = make_float4(0, 0, 0, 0);
-              if (slot == one)
-#pragma unroll 4
-                for (int split = 0; split < p.splits; split++) {
-                  const float4 u = past_l1(p.t + ((size_t)split * LANES + mine) * ranks + sub * p.rank + r + 4 * q);
-                  v.x += u.x, v.y += u.y, v.z += u.z, v.w += u.w;
-                }
-              return make_uint2(two_f16(v.x, v.y), two_f16(v.z, v.w));
-            };
+            const size_t at = (size_t)one * p.m * p.rank + r;
+            uint2 low = low_ahead, high = high_ahead;
+            if (one != first || r) low = *(const uint2 *)(b_low + at), high = *(const uint2 *)(b_high + at);
+            auto part = [&](int sub) { return slot == one ? *(const uint2 *)(t + mine * ranks + sub * p.rank + r + 4 * q) : make_uint2(0, 0); };
             if (KIND == SILU) {
-              const uint2 gate = t(0), up = t(1);
+              const uint2 gate = part(0), up = part(1);
               mma(acc[n], low.x, 0, low.y, 0, gate.x, gate.y);
               mma(acc[n], 0, high.x, 0, high.y, up.x, up.y);
             } else {
-              const uint2 v = t((low_row >= p.cut1) + (low_row >= p.cut2));
+              const uint2 v = part((low_row >= p.cut1) + (low_row >= p.cut2));
               mma(acc[n], low.x, high.x, low.y, high.y, v.x, v.y);
             }
           }
         }
-      }
 
 #pragma unroll
     for (int n = 0; n < NT; n++)
@@ -347,25 +366,25 @@ template <int NT, int KIND> __device__ __forceinline__ void multiply(const Matri
 
 #define MATRIX(NAME, NT, KIND, BLOCKS) \
   extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS) NAME(const Matrix p) { multiply<NT, KIND>(p); }
-MATRIX(store_1, 1, STORE, 3)
+MATRIX(store_1, 1, STORE, 2)
 MATRIX(store_2, 2, STORE, 2)
 MATRIX(store_4, 4, STORE, 2)
-MATRIX(add_1, 1, ADD, 3)
+MATRIX(add_1, 1, ADD, 2)
 MATRIX(add_2, 2, ADD, 2)
 MATRIX(add_4, 4, ADD, 2)
-MATRIX(silu_1, 1, SILU, 3)
+MATRIX(silu_1, 1, SILU, 2)
 MATRIX(silu_2, 2, SILU, 2)
 MATRIX(silu_4, 4, SILU, 2)
 
 // The plain weights (m, k) of a matrix in bf16, for prompts. halves: its tiles hold 8 rows of the upper half and 8 of the lower.
+// Grid: (k / 256, m / 16); 256 threads.
 extern "C" __global__ void unpack(const u8 *w, const u16 *scale, u16 *out, int m, int k, int halves) {
   __shared__ float codes[16];
   if (threadIdx.x < 16) codes[threadIdx.x] = CODES[threadIdx.x];
   __syncthreads();
-  const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; // 8 bytes, 16 weights of a row
-  if (i >= (long long)m * k / 16) return;
-  const int high = i & 1, lane = i >> 1 & 31, g = lane >> 2, block = i / 64 % (k / 64), tile = i / k;
-  const uint2 v = weights_of(w + i * 8);
+  const int tile = blockIdx.y, i = blockIdx.x * 256 + threadIdx.x; // 8 bytes, 16 weights of a row
+  const int high = i & 1, lane = i >> 1 & 31, g = lane >> 2, q = lane & 3, block = i / 64;
+  const uint2 v = weights_of(w + ((size_t)tile * k + i) * 8);
   const float s = from_f16(scale[((size_t)(tile * (k / CHUNK) + block / 4) * 8 + g) * 8 + high * 4 + (block & 3)]);
   const int row = halves ? high * (m / 2) + tile * 8 + g : tile * 16 + high * 8 + g;
   u32 pair[8];
@@ -374,9 +393,18 @@ extern "C" __global__ void unpack(const u8 *w, const u16 *scale, u16 *out, int m
     const u32 byte = ((j < 4 ? v.x : v.y) >> (8 * (j & 3))) & 255u;
     pair[j] = two_bf16(codes[byte >> 4] * s, codes[byte & 15] * s);
   }
-  uint4 *to = (uint4 *)(out + (size_t)row * k + block * 64 + 16 * (lane & 3));
+  // Two neighbours in a row swap halves, so that each store of the warp writes whole sectors of 32 bytes.
+  uint4 *to = (uint4 *)(out + (size_t)row * k + block * 64 + 16 * (q & 2)) + (q & 1);
+#pragma unroll
+  for (int j = 0; j < 4; j++) {
+    const u32 theirs = __shfl_xor_sync(~0u, q & 1 ? pair[j] : pair[4 + j], 2);
+    if (q & 1)
+      pair[j] = theirs;
+    else
+      pair[4 + j] = theirs;
+  }
   to[0] = make_uint4(pair[0], pair[1], pair[2], pair[3]);
-  to[1] = make_uint4(pair[4], pair[5], pair[6], pair[7]);
+  to[2] = make_uint4(pair[4], pair[5], pair[6], pair[7]);
 }
 
 // ------------------------------------------------------------------------------------------------------------ the other steps
@@ -391,10 +419,12 @@ extern "C" __global__ void begin(const int *lanes, const int *state, const u16 *
   float sum = 0;
   for (int tile = threadIdx.x; tile < hidden / 16; tile += blockDim.x) {
     float mine = 0;
-    for (int i = tile * 16; i < tile * 16 + 16; i++) {
-      const float v = from_bf16(from[i]);
-      residual[(size_t)n * hidden + i] = v;
-      mine += v * v;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const uint2 v = *(const uint2 *)(from + tile * 16 + i * 4);
+      const float4 wide = make_float4(low_bf16(v.x), high_bf16(v.x), low_bf16(v.y), high_bf16(v.y));
+      *(float4 *)(residual + (size_t)n * hidden + tile * 16 + i * 4) = wide;
+      mine += wide.x * wide.x + wide.y * wide.y + wide.z * wide.z + wide.w * wide.w;
     }
     square[(size_t)n * (hidden / 16) + tile] = mine;
     sum += mine;
@@ -442,9 +472,8 @@ extern "C" __global__ void rms_norm(const float *residual, const u16 *weight, u1
 // Rotary embedding of the new token, its key and value into the cache, attention over the cache (flash decoding: the positions are split
 // among blocks, and the last block to end joins the parts). Half a warp takes a position at a time, 8 of the 128 dimensions a thread.
 // Grid: (splits, KV heads, lanes); 256 threads; head size 128.
-extern "C" __global__ void __launch_bounds__(256) attention(const float *qkv, u16 *keys, u16 *values, const int *lanes, const int *position,
-                                                            const float *rope, float *parts, float *tops, u32 *count, u16 *out, int heads,
-                                                            int kv_heads, int context, float scale) {
+__device__ __forceinline__ void attend(const float *qkv, u16 *keys, u16 *values, const int *lanes, const int *position, const float *rope,
+                                       float *parts, float *tops, u32 *count, u16 *out, int heads, int kv_heads, int context, float scale) {
   __shared__ float ms[8][GROUP], ls[8][GROUP];
   __shared__ __align__(16) float as[8][GROUP * 128];
   __shared__ float2 joined[SPLITS][GROUP];
@@ -482,31 +511,43 @@ extern "C" __global__ void __launch_bounds__(256) attention(const float *qkv, u1
     for (int i = 0; i < 8; i++) q[h][i] = (qh[c * 8 + i] * cs[i] + qh[((c * 8 + 64) & 127) + i] * sn[i]) * scale;
     m[h] = -1e30f, l[h] = 0;
   }
-  auto add = [&](const uint4 &k, const uint4 &v, bool there) {
-    const u32 kw[4] = {k.x, k.y, k.z, k.w}, vw[4] = {v.x, v.y, v.z, v.w};
+  auto add = [&](int first, int upto) { // the four positions that were fetched, as far as first + 16 j < upto, with one rescaling
 #pragma unroll
     for (int h = 0; h < GROUP; h++) {
-      float s = 0;
+      float s[4], top = m[h];
 #pragma unroll
-      for (int i = 0; i < 4; i++) s += q[h][2 * i] * low_bf16(kw[i]) + q[h][2 * i + 1] * high_bf16(kw[i]);
+      for (int j = 0; j < 4; j++) {
+        const u32 kw[4] = {k4[j].x, k4[j].y, k4[j].z, k4[j].w};
+        s[j] = 0;
 #pragma unroll
-      for (int d = 8; d; d >>= 1) s += __shfl_xor_sync(~0u, s, d);
-      if (there) {
-        const float top = fmaxf(m[h], s), old = exp2f(m[h] - top), w = exp2f(s - top);
-        m[h] = top;
-        l[h] = l[h] * old + w;
+        for (int i = 0; i < 4; i++) s[j] += q[h][2 * i] * low_bf16(kw[i]) + q[h][2 * i + 1] * high_bf16(kw[i]);
+      }
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-          acc[h][2 * i] = acc[h][2 * i] * old + w * low_bf16(vw[i]);
-          acc[h][2 * i + 1] = acc[h][2 * i + 1] * old + w * high_bf16(vw[i]);
-        }
+      for (int d = 8; d; d >>= 1)
+#pragma unroll
+        for (int j = 0; j < 4; j++) s[j] += __shfl_xor_sync(~0u, s[j], d);
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        if (first + 16 * j >= upto) s[j] = -1e30f;
+        top = fmaxf(top, s[j]);
+      }
+      const float old = exp2f(m[h] - top);
+      m[h] = top, l[h] *= old;
+#pragma unroll
+      for (int i = 0; i < 8; i++) acc[h][i] *= old;
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        const float w = first + 16 * j < upto ? exp2f(s[j] - top) : 0.0f;
+        const u32 vw[4] = {v4[j].x, v4[j].y, v4[j].z, v4[j].w};
+        l[h] += w;
+#pragma unroll
+        for (int i = 0; i < 4; i++) acc[h][2 * i] += w * low_bf16(vw[i]), acc[h][2 * i + 1] += w * high_bf16(vw[i]);
       }
     }
   };
   for (int p = begin; p < end; p += 64) {
     if (p > begin) fetch(p);
-#pragma unroll
-    for (int i = 0; i < 4; i++) add(k4[i], v4[i], p + half + 16 * i < end);
+    add(p + half, end);
   }
   if (split == 0) { // the new token itself
     const float *kh = from + (heads + head) * 128, *vh = kh + kv_heads * 128;
@@ -517,12 +558,12 @@ extern "C" __global__ void __launch_bounds__(256) attention(const float *qkv, u1
       kw[i] = two_bf16(kh[d] * cs[2 * i] + kh[other] * sn[2 * i], kh[d + 1] * cs[2 * i + 1] + kh[other + 1] * sn[2 * i + 1]);
       vw[i] = two_bf16(vh[d], vh[d + 1]);
     }
-    const uint4 k = make_uint4(kw[0], kw[1], kw[2], kw[3]), v = make_uint4(vw[0], vw[1], vw[2], vw[3]);
+    k4[0] = make_uint4(kw[0], kw[1], kw[2], kw[3]), v4[0] = make_uint4(vw[0], vw[1], vw[2], vw[3]);
     if (half == 0) {
-      *(uint4 *)(keys + at + (size_t)pos * 128 + c * 8) = k;
-      *(uint4 *)(values + at + (size_t)pos * 128 + c * 8) = v;
+      *(uint4 *)(keys + at + (size_t)pos * 128 + c * 8) = k4[0];
+      *(uint4 *)(values + at + (size_t)pos * 128 + c * 8) = v4[0];
     }
-    add(k, v, half == 0);
+    add(half, 1);
   }
 #pragma unroll
   for (int h = 0; h < GROUP; h++) { // join the halves of the warp, then the warps
@@ -585,7 +626,16 @@ extern "C" __global__ void __launch_bounds__(256) attention(const float *qkv, u1
   }
 }
 
-#define PER ((VOCAB + 1023) / 1024)
+#define ATTENTION(NAME, BLOCKS) \
+  extern "C" __global__ void __launch_bounds__(256, BLOCKS) \
+      NAME(const float *qkv, u16 *keys, u16 *values, const int *lanes, const int *position, const float *rope, float *parts, float *tops, \
+           u32 *count, u16 *out, int heads, int kv_heads, int context, float scale) { \
+    attend(qkv, keys, values, lanes, position, rope, parts, tops, count, out, heads, kv_heads, context, scale); \
+  }
+ATTENTION(attention_few, 1)                   // more registers: 3 % of a step at batch 1
+ATTENTION(attention_many, GROUP > 4 ? 1 : 2) // more blocks: 5 % at batch 8
+
+#define PER ((VOCAB + 4095) / 4096 * 4) // neighbouring tokens of a thread, in fours
 
 __device__ __forceinline__ float block_sum(float v, float *shared) { // the same sum in every thread, always in the same order
   v = warp_sum(v);
@@ -610,21 +660,28 @@ extern "C" __global__ void __launch_bounds__(1024) sample(const float *logits, c
   int token = 0;
 #pragma unroll
   for (int i = 0; i < PER; i++) {
-    v[i] = first + i < VOCAB ? logits[(size_t)n * VOCAB + first + i] : -3e38f;
+    if (VOCAB % 4 == 0 && i % 4 == 0) {
+      float4 four = make_float4(-3e38f, -3e38f, -3e38f, -3e38f);
+      if (first + i < VOCAB) four = *(const float4 *)(logits + (size_t)n * VOCAB + first + i);
+      v[i] = four.x, v[i + 1] = four.y, v[i + 2] = four.z, v[i + 3] = four.w;
+    }
+    if (VOCAB % 4) v[i] = first + i < VOCAB ? logits[(size_t)n * VOCAB + first + i] : -3e38f;
     if (penalty != 1.0f && first + i < VOCAB && seen[(size_t)row * VOCAB + first + i]) v[i] = v[i] > 0 ? v[i] / penalty : v[i] * penalty;
     if (v[i] > value) value = v[i], token = first + i;
   }
+  auto best = [&]() { // of the warp; of equals the first
 #pragma unroll
-  for (int d = 16; d; d >>= 1) {
-    const float other = __shfl_xor_sync(~0u, value, d);
-    const int its = __shfl_xor_sync(~0u, token, d);
-    if (other > value || (other == value && its < token)) value = other, token = its;
-  }
+    for (int d = 16; d; d >>= 1) {
+      const float other = __shfl_xor_sync(~0u, value, d);
+      const int its = __shfl_xor_sync(~0u, token, d);
+      if (other > value || (other == value && its < token)) value = other, token = its;
+    }
+  };
+  best();
   if ((tid & 31) == 0) best_value[tid >> 5] = value, best_token[tid >> 5] = token;
   __syncthreads();
-  value = best_value[0], token = best_token[0];
-  for (int i = 1; i < 32; i++)
-    if (best_value[i] > value) value = best_value[i], token = best_token[i];
+  value = best_value[tid & 31], token = best_token[tid & 31];
+  best();
   if (tid == 0) pick = token;
   if (temperature > 0) {
     float sum = 0;

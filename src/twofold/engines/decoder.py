@@ -1,8 +1,8 @@
 """Decoding with everything resident: rows of a static cache, all adapters in stacks, one CUDA graph for each size of batch.
 
-A step computes one token for the rows it is given. What a row is (its last token, position, adapter, sampling) stands on the device under the
-row's number, so a graph needs only the list of rows, and a change of adapter is one number written. Without CUDA the same state goes
-through `mistral.forward`, which is the reference and the test.
+A step computes one token for the rows it is given. What a row is (its last token, position, adapter, sampling) stands on the device
+under the row's number, so a graph needs only the list of rows, and a change of adapter is one number written. Without CUDA the same state
+goes through `mistral.forward`, which is the reference and the test.
 """
 
 import math
@@ -70,13 +70,16 @@ class Decoder:
         self._seen = torch.zeros(rows + 1, shape.vocabulary, dtype=torch.uint8, device=device)
         self._chosen = torch.zeros(BUCKETS[-1], dtype=torch.int32, device=device)
         self._running: list[int] = []
+        self._seated: list[int] = []
+        self._graphs: dict[int, Any] = {}
+        self._logits: Tensor | None = None
         if self.kernels:
             self._allocate()
 
     # adapters
 
     def write(self, slot: int, tensors: Mapping[str, Tensor], rank: int, scaling: float) -> None:
-        """Put an adapter into a slot from 1 on. A slot or a rank that there is no room for makes room: the graphs are then captured again."""
+        """Put an adapter into a slot from 1 on. Where a slot or a rank has no room, room is made and the graphs are captured again."""
         stacks = self.stacks
         slots, width = stacks.slots, stacks.rank
         while slots <= slot:
@@ -95,7 +98,8 @@ class Decoder:
         """Give rows a prompt: its tokens but the last go into the cache once, the last is what the first step feeds."""
         first, device = rows[0], self.weights.device
         for start, end in pieces(len(ids) - 1):
-            forward(self.weights, self.stacks, self.cache, self._unpack, torch.tensor([ids[start:end]], device=device), [start], [first], [slot])
+            piece = torch.tensor([ids[start:end]], device=device)
+            forward(self.weights, self.stacks, self.cache, self._unpack, piece, [start], [first], [slot])
         self.cache.share(first, rows[1:], len(ids) - 1)
         at = torch.tensor(rows, device=device)
         self._state[at] = torch.tensor([ids[-1], len(ids) - 1, slot], dtype=torch.int32, device=device)
@@ -140,7 +144,9 @@ class Decoder:
         knobs, seeds = self._knobs[rows].tolist(), self._seeds[rows].tolist()
         picked = []
         for i, row in enumerate(rows):
-            picked.append(choose(logits[i], self._seen[row].bool(), *knobs[i], uniform(seeds[i], places[i])))
+            temperature, top_p, penalty = knobs[i]
+            draw = uniform(seeds[i], places[i])
+            picked.append(choose(logits[i], self._seen[row].bool(), temperature, top_p, penalty, draw))
             self._state[row, :2] = torch.tensor([picked[i], places[i] + 1])
             self._seen[row, picked[i]] = 1
         return picked
@@ -170,12 +176,11 @@ class Decoder:
         self._count = buffer(most * shape.kv_heads, kind=number)
         self._slot, self._position = buffer(most, kind=number), buffer(most, kind=number)
         self._lanes = torch.full((most,), self.rows, dtype=number, device=device)
-        self._seated = [self.rows] * most
+        self._seated = []
         self._rope = torch.cat([part[: self.context, : shape.head // 2] for part in self.weights.rope.float().unbind(1)], 1).contiguous()
-        self._host = torch.zeros(most, dtype=number).pin_memory()
-        self._done = torch.cuda.Event()
-        self._logits: Tensor | None = None
-        self._graphs: dict[int, Any] = {}
+        self._host: Tensor = torch.zeros(most, dtype=number).pin_memory()
+        self._done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch gives it no types
+        self._graphs = {}
 
     def _capture(self, bucket: int) -> Any:
         seated = self._lanes.clone()
@@ -193,7 +198,7 @@ class Decoder:
         """Launch the kernels of one step for the first `count` lanes; return their logits (count, vocabulary), float32."""
         run, weights, shape, stacks = self.kernels, self.weights, self.weights.shape, self.stacks
         assert run is not None
-        splits = min(SPLITS, max(1, 264 // (shape.kv_heads * count)))
+        splits = min(SPLITS, max(1, 528 // (shape.kv_heads * count)))
         first, second = self._squares
         onward = [*(layer.before for layer in weights.layers), weights.norm]
         source = self._lanes, self._state, weights.embedding, onward[0]
@@ -214,7 +219,8 @@ class Decoder:
             cache = self.cache.keys[index], self.cache.values[index], self._lanes, self._position, self._rope
             sizes = (shape.heads, shape.kv_heads, self.context, shape.head**-0.5 * math.log2(math.e))
             joining = self._parts, self._tops, self._count
-            run("attention", (splits, shape.kv_heads, count), 256, self._qkv, *cache, *joining, self._attended, *sizes)
+            grid, attention = (splits, shape.kv_heads, count), "attention_few" if count < 8 else "attention_many"
+            run(attention, grid, 256, self._qkv, *cache, *joining, self._attended, *sizes)
             matrix("add", index, "o", self._attended, self._residual, (*first, *second, layer.after))
             matrix("silu", index, "up", self._x, self._residual, (*second, *first, layer.after))
             matrix("add", index, "down", self._inner, self._residual, (*second, *first, onward[index + 1]), SHRINK)
@@ -231,7 +237,7 @@ def _splits(columns: int) -> int:
 
 
 def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) with 24 bits, from splitmix64 (Steele et al., OOPSLA 2014) of a row's seed and position; decode.cu draws the same."""
+    """A number in [0, 1) of 24 bits: splitmix64 (Steele et al., OOPSLA 2014) of a row's seed and position. decode.cu draws the same."""
     most = (1 << 64) - 1
     z = (seed + (position + 1) * 0x9E3779B97F4A7C15) & most
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & most

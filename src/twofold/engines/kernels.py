@@ -14,8 +14,8 @@ import torch
 SOURCE = Path(__file__).with_name("decode.cu")
 LEAST = (8, 0)
 """Compute capability that the tensor-core instructions of decode.cu need."""
-TABLE, STAGE, FACTORS = 256 * 32 * 4, 8 * 2176, 32 * 4
-"""Bytes of shared memory of a matrix kernel: its look-up table, one stage of copies of its 8 warps, a factor for each lane."""
+TABLE, STAGE, FACTORS = 256 * 32 * 4, 2176, 32 * 4
+"""Bytes of shared memory of a matrix kernel: its look-up table, one stage of copies of a warp, a factor for each lane."""
 
 Argument = torch.Tensor | int | float | ctypes.Structure
 
@@ -23,7 +23,7 @@ Argument = torch.Tensor | int | float | ctypes.Structure
 class Matrix(ctypes.Structure):
     """`struct Matrix` of decode.cu, which says what each field is."""
 
-    _fields_ = [  # noqa: RUF012 - ctypes wants a plain list
+    _fields_ = [
         *((name, ctypes.c_void_p) for name in ("w", "scale", "x", "a", "b", "t", "ready", "slot", "out", "half_out")),
         *((name, ctypes.c_void_p) for name in ("square", "used", "next_square", "next_used", "next")),
         *((name, ctypes.c_int) for name in ("m", "k", "lanes", "slots", "subs", "rank", "splits", "cut1", "cut2", "hidden")),
@@ -34,13 +34,13 @@ class Matrix(ctypes.Structure):
 class _Attribute(ctypes.Structure):
     """CUlaunchAttribute: an id, and a union of 64 bytes."""
 
-    _fields_ = [("id", ctypes.c_int), ("pad", ctypes.c_int), ("value", ctypes.c_int * 16)]  # noqa: RUF012
+    _fields_ = [("id", ctypes.c_int), ("pad", ctypes.c_int), ("value", ctypes.c_int * 16)]
 
 
 class _Config(ctypes.Structure):
     """CUlaunchConfig."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *((name, ctypes.c_uint) for name in ("gx", "gy", "gz", "bx", "by", "bz", "shared")),
         ("stream", ctypes.c_void_p),
         ("attributes", ctypes.POINTER(_Attribute)),
@@ -68,14 +68,17 @@ class Kernels:
         self._multiprocessors = device.multi_processor_count
         self._overlap = overlap and device.major >= 9
         source = source or SOURCE.read_text()
-        self._stages = int(source.partition("#define STAGES ")[2].split()[0])
+        self._stages, self._warps = (int(source.partition(f"#define {name} ")[2].split()[0]) for name in ("STAGES", "WARPS"))
         image = _compile(source, f"sm_{device.major}{device.minor}", group, vocabulary)
         self._module = ctypes.c_void_p()
         self._check(self._driver.cuModuleLoadData(ctypes.byref(self._module), image))
         self._found: dict[str, ctypes.c_void_p] = {}
         self._grids: dict[str, int] = {}
+        self._shared: dict[str, int] = {}
 
-    def __call__(self, name: str, grid: tuple[int, int, int], threads: int, *arguments: Argument, shared: int = 0, first: bool = False) -> None:
+    def __call__(
+        self, name: str, grid: tuple[int, int, int], threads: int, *arguments: Argument, shared: int = 0, first: bool = False
+    ) -> None:
         """Launch a kernel on the current stream. int is int32, float is float32. first: wait for all work before it, always."""
         values = [_argument(one) for one in arguments]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
@@ -88,21 +91,23 @@ class Kernels:
     def matrix(self, kind: str, matrix: Matrix) -> None:
         """Launch store, add or silu: y = W x + B A x for up to 32 lanes."""
         tiles = 1 if matrix.lanes <= 8 else 2 if matrix.lanes <= 16 else 4
-        name, shared = f"{kind}_{tiles}", TABLE + self._stages * STAGE + tiles * 4096 + FACTORS
-        if name not in self._grids:
+        name, warps = f"{kind}_{tiles}", self._warps
+        shared = TABLE + self._stages * warps * STAGE + tiles * warps * 512 + FACTORS + tiles * 16 * matrix.subs * matrix.rank
+        if self._shared.get(name) != shared:
             self._check(self._driver.cuFuncSetAttribute(self._function(name), MAX_SHARED, shared))
             blocks, size = ctypes.c_int(), ctypes.c_size_t(shared)
             occupancy = self._driver.cuOccupancyMaxActiveBlocksPerMultiprocessor
-            self._check(occupancy(ctypes.byref(blocks), self._function(name), 256, size))
+            self._check(occupancy(ctypes.byref(blocks), self._function(name), warps * 32, size))
+            self._shared[name] = shared
             self._grids[name] = blocks.value * self._multiprocessors
         jobs = (matrix.slots - 1) * (matrix.subs * matrix.rank // 16) * matrix.splits
         units = jobs + matrix.m // 16
-        self(name, (min(units, self._grids[name]), 1, 1), 256, matrix, shared=shared)
+        self(name, (min(units, self._grids[name]), 1, 1), warps * 32, matrix, shared=shared)
 
     def unpack(self, w: torch.Tensor, scale: torch.Tensor, out: torch.Tensor, halves: bool) -> None:
         """Write the bf16 values (rows, columns) of a matrix that `mistral.tiled` has laid out."""
         rows, columns = out.shape
-        self("unpack", (-(-rows * columns // 4096), 1, 1), 256, w, scale, out, rows, columns, int(halves), first=True)
+        self("unpack", (columns // 256, rows // 16, 1), 256, w, scale, out, rows, columns, int(halves), first=True)
 
     def _function(self, name: str) -> ctypes.c_void_p:
         if name not in self._found:

@@ -38,7 +38,7 @@ def open_local(model: str = "embedded", *, adapters: Mapping[str, str | Path] | 
     """
     source = NAMED.get(model, model)
     if model in NAMED and not torch.cuda.is_available():
-        raise TwofoldError(f"{model} needs an NVIDIA GPU that torch can use, and there is none here: see `twofold doctor`, or use embedded.")
+        raise TwofoldError(f"{model} needs an NVIDIA GPU that torch can use, and none is here: see `twofold doctor`, or use embedded.")
     if model == "embedded":
         source = str(PACKAGE / "weights")
         verify_weights(PACKAGE / "weights")
@@ -254,7 +254,7 @@ def detokenise(tokenizer: Any, tokens: Iterable[int]) -> Iterator[str]:
 
 
 def _load_base(folder: Path) -> tuple[Any, Any]:
-    """Return the tokenizer, with the project's chat template, and the causal model in 4 bit from a local folder, on the GPU if there is one."""
+    """Return the tokenizer, with the project's chat template, and the causal model in 4 bit from a folder, on a GPU if there is one."""
     try:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):

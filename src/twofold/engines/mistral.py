@@ -194,7 +194,7 @@ class Stacks:
             self.b[name] = torch.zeros(shape.layers, slots, sum(rows), rank, dtype=kind, device=device)
 
     def write(self, slot: int, tensors: Mapping[str, Tensor], scaling: float) -> None:
-        """Put an adapter into a slot: tensors by the names of peft's file, (rank, columns) and (rows, rank). What is absent adds nothing."""
+        """Put an adapter into a slot: tensors by the names of peft's file, (rank, columns), (rows, rank). What is absent adds nothing."""
         for name, (rows, _) in self.shape.sizes.items():
             self.a[name][:, slot].zero_()
             self.b[name][:, slot].zero_()
@@ -258,18 +258,27 @@ class Unpacker:
 
 @torch.inference_mode()
 def forward(
-    weights: Weights, stacks: Stacks, cache: Cache, unpack: Unpacker, ids: Tensor, starts: Sequence[int], rows: Sequence[int], slots: Sequence[int]
+    weights: Weights,
+    stacks: Stacks,
+    cache: Cache,
+    unpack: Unpacker,
+    ids: Tensor,
+    starts: Sequence[int],
+    rows: Sequence[int],
+    slots: Sequence[int],
 ) -> Tensor:
     """Compute tokens and store their keys and values; return the last hidden state of each row, normed, (rows, hidden) bf16.
 
-    ids: (rows, tokens); row i continues cache row rows[i] from position starts[i] with the adapter in slots[i].
+    ids: (rows, tokens); row i continues cache row rows[i] from position starts[i] with the adapter in slots[i]. A prompt is one row, and is
+    computed with views where several rows need gathers: on a GPU the time of a prompt goes into starting operations.
     """
     shape, device, (count, length) = weights.shape, weights.device, ids.shape
+    alone, upto = count == 1, max(starts) + length
     places = torch.tensor(starts, device=device)[:, None] + torch.arange(length, device=device)  # (rows, tokens)
     seats = torch.tensor(rows, device=device)
-    chosen = torch.tensor(slots, device=device) if any(slots) else None
-    cos, sin = (part[:, :, None] for part in weights.rope[places].unbind(2))  # (rows, tokens, 1, head)
-    upto = max(starts) + length
+    chosen = torch.tensor(slots, device=device)
+    tables = weights.rope[None, starts[0] : upto] if alone else weights.rope[places]  # (rows, tokens, 2, head)
+    cos, sin = (part[:, :, None] for part in tables.unbind(2))
     causal = length > 1 and not any(starts)
     mask = None if causal else (torch.arange(upto, device=device) <= places[..., None])[:, None]  # (rows, 1, tokens, positions)
 
@@ -277,27 +286,35 @@ def forward(
         left, right = x.chunk(2, -1)
         return x * cos + torch.cat([-right, left], -1) * sin
 
+    def adapters(stack: Tensor, wide: torch.dtype) -> Tensor:
+        return (stack[slots[0] : slots[0] + 1] if alone else stack[chosen]).to(wide)
+
     def times(x: Tensor, name: str, index: int) -> Tensor:
         y = linear(x, unpack(weights.layers[index].matrices[name]))
-        if chosen is None:
+        if not any(slots):
             return y
         wide = x.dtype if x.is_cuda else torch.float32
-        inner = x.to(wide) @ stacks.a[name][index, chosen].to(wide).mT  # (rows, tokens, projections * rank)
-        outer, first = stacks.b[name][index, chosen].to(wide), 0
-        for part, size in zip(inner.split(stacks.rank, -1), shape.sizes[name][0], strict=True):
+        inner = x.to(wide) @ adapters(stacks.a[name][index], wide).mT  # (rows, tokens, projections * rank)
+        outer, first = adapters(stacks.b[name][index], wide), 0
+        for part, size in zip(torch.split(inner, stacks.rank, -1), shape.sizes[name][0], strict=True):
             y[..., first : first + size] += (part @ outer[:, first : first + size].mT).to(y.dtype)
             first += size
         return y
 
+    def kept(part: Tensor, new: Tensor) -> Tensor:
+        """Write (rows, tokens, KV heads, head) into a layer's cache; return what the rows hold now, (rows, KV heads, positions, head)."""
+        if alone:
+            part[rows[0], :, starts[0] : upto] = new[0].transpose(0, 1)
+            return part[rows[0] : rows[0] + 1, :, :upto]
+        part[seats[:, None], :, places] = new
+        return part[seats, :, :upto]
+
     x = weights.embedding[ids]
     for index, layer in enumerate(weights.layers):
         qkv = times(_norm(x, layer.before, shape.eps), "qkv", index).view(count, length, -1, shape.head)
-        q, k, v = qkv.split([shape.heads, shape.kv_heads, shape.kv_heads], 2)
-        keys, values = cache.keys[index], cache.values[index]
-        keys[seats[:, None], :, places] = turn(k)
-        values[seats[:, None], :, places] = v
-        seen = (part[seats, :, :upto] if count > 1 else part[rows[0] : rows[0] + 1, :, :upto] for part in (keys, values))
-        heads = scaled_dot_product_attention(turn(q).transpose(1, 2), *seen, attn_mask=mask, is_causal=causal, enable_gqa=True)
+        q, k = torch.split(turn(qkv[:, :, : -shape.kv_heads]), [shape.heads, shape.kv_heads], 2)
+        seen = kept(cache.keys[index], k), kept(cache.values[index], qkv[:, :, -shape.kv_heads :])
+        heads = scaled_dot_product_attention(q.transpose(1, 2), *seen, attn_mask=mask, is_causal=causal, enable_gqa=True)
         x = x + times(heads.transpose(1, 2).reshape(count, length, -1), "o", index)
         gate, up = times(_norm(x, layer.after, shape.eps), "up", index).chunk(2, -1)
         x = x + times(silu(gate) * up, "down", index)

@@ -40,11 +40,12 @@ class Seat:
 class Resident(Local):
     """An engine on one GPU. Whoever needs a token computes a step for all who wait, so no thread of its own is needed.
 
-    A request joins at the next step; the next step starts before this one's tokens are read. The same tokens come whoever sits beside.
+    A request joins at the next step, and on a GPU the next step starts before this one's tokens are read. Draws depend on a request's own
+    seed; its scores are the same in their last bits only among batches of one size.
     """
 
     def __init__(self, name: str, tokenizer: Any, model: Any, folder: Path | None = None, rows: int = 0, context: int = 0) -> None:
-        """Take a model that has not computed yet. rows, context: 0 for as many as fit. Raises Unsupported or RuntimeError, see `Decoder`."""
+        """Take a model that has not computed yet. rows, context: 0 for as many as fit. Raises Unsupported or RuntimeError (`Decoder`)."""
         shape, on_gpu = shape_of(model), model.device.type == "cuda"
         if on_gpu:  # before the weights are taken from the model
             check(shape)

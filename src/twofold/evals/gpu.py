@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from twofold.engines.decoder import Decoder
     from twofold.engines.local import Local
+    from twofold.engines.mistral import Shape
 
 OURS, PLAIN, STATIC = "twofold", "transformers generate", "transformers generate, static cache"
 ADAPTERS: Mapping[str, tuple[int, ...]] = {"none": (0,), "one": (1,), "mixed": (1, 2)}
@@ -46,7 +48,7 @@ class Config:
     """Timed runs of a cell; the median counts"""
     tokens: int = 64
     """Tokens of a run of our decoder"""
-    peer_tokens: int = 32
+    peer_tokens: int = 16
     """Tokens of a run of a peer, which takes longer"""
     prompt: int = 512
     """Tokens of the prompt"""
@@ -79,7 +81,9 @@ def main(config: Config) -> None:
     print(table(result))
 
 
-def merge(result: dict[str, Any], task: str, cells: Sequence[Mapping[str, Any]], not_run: Mapping[str, str], facts: Mapping[str, Any]) -> None:
+def merge(
+    result: dict[str, Any], task: str, cells: Sequence[Mapping[str, Any]], not_run: Mapping[str, str], facts: Mapping[str, Any]
+) -> None:
     """Put the cells of a task, what of it was not run and its facts in the place of older ones. With no cells, older cells stay."""
     if cells or "cells" not in result:
         result["cells"] = [cell for cell in result.get("cells", []) if cell["task"] != task] + list(cells)
@@ -122,10 +126,10 @@ def decode(config: Config) -> tuple[list[dict[str, Any]], dict[str, str], dict[s
     needed = linears * (0.5 + 1 / 64) + 2 * shape.vocab_size * shape.hidden_size
     facts: dict[str, Any] = {
         "copy_tb_s": round(copy / 1e12, 3), "bytes_a_token": int(needed), "limit_tokens_per_second": round(copy / needed, 1),
-        "shape": f"{shape.num_hidden_layers} layers, hidden {shape.hidden_size}, MLP {shape.intermediate_size}, vocabulary {shape.vocab_size}",
+        "shape": f"{shape.num_hidden_layers} layers, hidden {shape.hidden_size}, MLP {shape.intermediate_size}, {shape.vocab_size} tokens",
         "flags": {OURS: "NF4 double quant, scales unfolded to fp16, one CUDA graph a batch size, programmatic dependent launch",
                   PLAIN: "generate, greedy, dynamic cache, NF4 double quant, bf16, peft LoRA r=16 on all linears",
-                  STATIC: "the same with cache_implementation=static"},
+                  STATIC: "the same with cache_implementation=static, which transformers does not compile for bitsandbytes"},
         "prompt_tokens": config.prompt,
     }  # fmt: skip
     cells: list[dict[str, Any]] = []
@@ -138,12 +142,13 @@ def decode(config: Config) -> tuple[list[dict[str, Any]], dict[str, str], dict[s
         cells.append(cell | {"spread": spread, "samples": [round(rate, 2) for rate in rates]} | more)
         print(f"{system:38} batch {batch:3} {adapter:6} {cells[-1]['tokens_per_second']:9.1f} tok/s", file=sys.stderr, flush=True)
 
-    facts["checks"] = ours(config, model, add)
-    for kind, run in {PLAIN: {}, STATIC: {"cache_implementation": "static"}}.items():
+    static = {"cache_implementation": "static", "disable_compile": True}  # as `generate` itself decides for bitsandbytes
+    for kind, run in {PLAIN: {}, STATIC: static}.items():
         try:
             generate(config, model, kind, run, add)
         except (RuntimeError, ValueError, TypeError, AttributeError, ImportError) as error:
             not_run[kind] = " ".join(str(error).split())[:160]
+    facts["checks"] = ours(config, model, add)  # last: it takes the weights away from the model
     del model
     torch.cuda.empty_cache()
     if config.checked:
@@ -162,57 +167,66 @@ def ours(config: Config, model: Any, add: Callable[..., None]) -> dict[str, Any]
     from twofold.engines.mistral import gather
 
     weights, checks = gather(model), {}
-    context = config.prompt + (config.runs + 2) * config.tokens + 64
-    ids = random_prompt(config.prompt, weights.shape.vocabulary)
+    context = config.prompt + config.runs * config.tokens + 128  # the switches are 80 steps
     for batch in config.batches:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         decoder = Decoder(weights, batch, context)
         for slot in (1, 2):
-            decoder.write(slot, random_adapter(decoder, slot), 16, 1.0)
-        rows = list(range(batch))
+            decoder.write(slot, random_adapter(weights.shape, slot), 16, 1.0)
+        ids = random_prompt(config.prompt, weights.shape.vocabulary)
         checks[f"logits_relative_error_batch_{batch}"] = logits_error(decoder, ids, batch)
         for adapter, slots in ADAPTERS.items():
-            if batch == 1 and adapter == "mixed":
-                continue
-
-            def start(slots: Sequence[int] = slots, rows: Sequence[int] = rows, decoder: Decoder = decoder) -> None:
-                for row in rows:
-                    decoder.begin(ids, [row], slots[row % len(slots)], Sampling(), [row])
-
-            def steps(count: int, rows: Sequence[int] = rows, decoder: Decoder = decoder) -> None:
-                for _ in range(count):
-                    decoder.launch(rows)
-                    decoder.collect()
-
-            start()
-            steps(3)  # captures the graph
-            rates = [batch * config.tokens / seconds(lambda: steps(config.tokens)) for _ in range(config.runs)]
-            more: dict[str, Any] = {}
-            if batch == 1:
-                firsts = [1e3 * seconds(lambda: (start(), steps(1))) for _ in range(config.runs + 2)][2:]
-                more |= {"first_token_ms": round(median(firsts), 2), "first_token_samples": [round(one, 2) for one in firsts]}
-            if batch == 1 and adapter == "one":
-                switches = [1e3 * seconds(lambda slot=slot: decoder.switch(0, slot)) for slot in (2, 1) * config.runs]
-                steady, changed = step_ms(decoder, False), step_ms(decoder, True)
-                more |= {"switch_ms": round(median(switches), 4), "switch_samples": [round(one, 4) for one in switches]}
-                more |= {"step_ms": round(steady, 4), "step_after_switch_ms": round(changed, 4)}
-            add(OURS, batch, adapter, rates, torch.cuda.max_memory_allocated() / 2**30, **more)
+            if batch > 1 or adapter != "mixed":
+                cell(config, decoder, ids, adapter, [slots[row % len(slots)] for row in range(batch)], add)
         del decoder
     return checks
 
 
+def cell(config: Config, decoder: Decoder, ids: list[int], adapter: str, slots: Sequence[int], add: Callable[..., None]) -> None:
+    """Measure our decoder with one adapter a row; at batch 1 the first token too, and what a change of adapter costs."""
+    import torch
+
+    rows = range(len(slots))
+
+    def start() -> None:
+        for row in rows:
+            decoder.begin(ids, [row], slots[row], Sampling(), [row])
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            decoder.launch(rows)
+            decoder.collect()
+
+    def first() -> None:
+        start()
+        steps(1)
+
+    first()
+    steps(3)  # the graph was captured in the first
+    rates = [len(slots) * config.tokens / seconds(lambda: steps(config.tokens)) for _ in range(config.runs)]
+    more: dict[str, Any] = {}
+    if len(slots) == 1:
+        firsts = [1e3 * seconds(first) for _ in range(config.runs + 2)][2:]
+        more |= {"first_token_ms": round(median(firsts), 2), "first_token_samples": [round(one, 2) for one in firsts]}
+    if adapter == "one" and len(slots) == 1:
+        switches = [1e3 * seconds(partial(decoder.switch, 0, slot)) for slot in (2, 1) * config.runs]
+        more |= {"switch_ms": round(median(switches), 4), "switch_samples": [round(one, 4) for one in switches]}
+        more |= {"step_ms": round(step_ms(decoder, False), 4), "step_after_switch_ms": round(step_ms(decoder, True), 4)}
+    add(OURS, len(slots), adapter, rates, torch.cuda.max_memory_allocated() / 2**30, **more)
+
+
 def step_ms(decoder: Decoder, switch: bool, count: int = 40) -> float:
     """Median time of a step of row 0, with or without another adapter each time; the switch itself is not in it."""
+
+    def step() -> None:
+        decoder.launch([0])
+        decoder.collect()
+
     times = []
     for i in range(count):
         if switch:
             decoder.switch(0, 1 + i % 2)
-
-        def step() -> None:
-            decoder.launch([0])
-            decoder.collect()
-
         times.append(1e3 * seconds(step))
     return median(times)
 
@@ -233,7 +247,7 @@ def logits_error(decoder: Decoder, ids: list[int], batch: int) -> float:
         for row in range(batch)
     ]  # fmt: skip
     decoder._lanes.copy_(torch.tensor([*range(batch), *[batch] * (32 - batch)], dtype=torch.int32))
-    decoder._seated = []
+    decoder._seated = []  # the next launch seats its rows again
     got = decoder.compute(batch)
     for row in range(batch):
         worst = max(worst, float((got[row] - expected[row][0]).norm() / expected[row][0].norm()))
@@ -241,7 +255,7 @@ def logits_error(decoder: Decoder, ids: list[int], batch: int) -> float:
 
 
 def generate(config: Config, model: Any, system: str, how: Mapping[str, Any], add: Callable[..., None]) -> None:
-    """Measure `generate` of transformers, plain and through peft, at the batches 1 and 8."""
+    """Measure `generate` of transformers, plain and through peft, at batch 1 and, with a dynamic cache, 8."""
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
 
@@ -264,17 +278,15 @@ def generate(config: Config, model: Any, system: str, how: Mapping[str, Any], ad
         peak = torch.cuda.max_memory_allocated() / 2**30
         add(system, batch, adapter, [batch * config.peer_tokens / one for one in times], peak, **(first if batch == 1 else {}), **more)
 
-    if not isinstance(model.model.layers[0].self_attn.q_proj, torch.nn.Module):
-        raise TypeError("the model has no layers")
     measure(model, 1, "none", {}, {})
     adapted: PeftModel = get_peft_model(model, lora, adapter_name="code").eval()
     try:
         adapted.add_adapter("theory", lora)
-        switches = [1e3 * seconds(lambda name=name: adapted.set_adapter(name)) for name in ("theory", "code") * config.runs]
+        switches = [1e3 * seconds(partial(adapted.set_adapter, name)) for name in ("theory", "code") * config.runs]
         switch = {"switch_ms": round(median(switches), 3), "switch_samples": [round(one, 3) for one in switches]}
-        for batch in (1, 8):
-            measure(adapted, batch, "one", {}, switch if batch == 1 else {})
+        measure(adapted, 1, "one", {}, switch)
         if not how:
+            measure(adapted, 8, "one", {}, {})
             measure(adapted, 8, "mixed", {"adapter_names": ["code", "theory"] * 4}, {})
     finally:
         adapted.unload()
@@ -346,13 +358,13 @@ def copy_speed(size: int = 1 << 30) -> float:
     a, b = (torch.empty(size, dtype=torch.uint8, device="cuda").random_() for _ in range(2))
     times = []
     for _ in range(25):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]  # torch gives it no types
         start.record()
         b.copy_(a)
         end.record()
         end.synchronize()
         times.append(start.elapsed_time(end) / 1e3)
-    return 2 * size / median(times[5:])
+    return float(2 * size / median(times[5:]))
 
 
 def random_prompt(length: int, vocabulary: int) -> list[int]:
@@ -373,7 +385,8 @@ def random_model(layers: int) -> Any:
     import_bitsandbytes()
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    shape = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": layers, "num_attention_heads": 32, "num_key_value_heads": 8}
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 8}
+    shape = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": layers, **heads}
     room = {"vocab_size": 32768, "max_position_embeddings": 32768, "rope_theta": 1e6, "sliding_window": None, "rms_norm_eps": 1e-5}
     torch.manual_seed(0)
     with torch.device("meta"):
@@ -398,13 +411,13 @@ def random_model(layers: int) -> Any:
     return model.eval()
 
 
-def random_adapter(decoder: Decoder, seed: int) -> dict[str, torch.Tensor]:
+def random_adapter(shape: Shape, seed: int) -> dict[str, torch.Tensor]:
     """LoRA matrices of rank 16 on all linears, by the names of peft's files."""
     import torch
 
     from twofold.engines.mistral import FUSED
 
-    dice, shape, tensors = torch.Generator("cuda").manual_seed(seed), decoder.weights.shape, {}
+    dice, tensors = torch.Generator("cuda").manual_seed(seed), {}
     for name, (rows, columns) in shape.sizes.items():
         for layer in range(shape.layers):
             for part, count in zip(FUSED[name], rows, strict=True):
@@ -419,7 +432,8 @@ def random_adapter(decoder: Decoder, seed: int) -> dict[str, torch.Tensor]:
 
 def table(result: Mapping[str, Any]) -> str:
     """The decoding cells as a Markdown table, best first in each batch and adapter."""
-    rows = ["| batch | adapter | system | tokens/s | spread | of the limit | first token | switch | peak |", "|--:|---|---|--:|--:|--:|--:|--:|--:|"]
+    rows = ["| batch | adapter | system | tokens/s | spread | of the limit | first token | switch | peak |"]
+    rows.append("|--:|---|---|--:|--:|--:|--:|--:|--:|")
     cells = [cell for cell in result["cells"] if cell["task"] == "decode"]
     order = list(ADAPTERS)
     for cell in sorted(cells, key=lambda one: (one["batch"], order.index(one["adapter"]), -one["tokens_per_second"])):
@@ -467,7 +481,8 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         mine = {(cell["batch"], cell["adapter"]): cell["tokens_per_second"] for cell in cells if cell["system"] == system}
         places = [groups.index(group) + i * width for group in mine]
         axis.bar_label(axis.bar(places, list(mine.values()), width, label=system), fmt="{:,.0f}", fontsize=8)
-    axis.set_xticks([i + width * (len(systems) - 1) / 2 for i in range(len(groups))], [f"batch {batch}, {adapter}" for batch, adapter in groups])
+    names = [f"batch {batch}, {adapter}" for batch, adapter in groups]
+    axis.set_xticks([i + width * (len(systems) - 1) / 2 for i in range(len(groups))], names)
     axis.set_yscale("log")
     axis.set_ylabel("tokens a second")
     axis.legend(frameon=False, fontsize=8)
