@@ -105,7 +105,7 @@ def _gpu() -> Iterator[Finding]:
     if not name:
         yield Finding("gpu", "ok", "none that torch can use: the embedded model needs none, mistral-7b does")
     elif reason := resident.trial():
-        what = f"{name}: plain transformers decodes on it, about ten times slower than captured graphs ({reason})"
+        what = f"{name}: plain transformers decodes on it, many times slower than captured graphs ({reason})"
         yield Finding("gpu", "warn", what, "update the NVIDIA driver and torch; compute capability 8.0 is needed")
     else:
         yield Finding("gpu", "ok", f"{name}: kernels compile, graphs are captured")
