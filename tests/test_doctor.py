@@ -79,3 +79,23 @@ def test_a_kernel_of_another_python_is_named(monkeypatch: pytest.MonkeyPatch, tm
     (finding,) = doctor._notebook()
     assert finding.state == "warn"
     assert "other Pythons run the kernels other" in finding.what
+
+
+def test_a_gpu_that_needs_the_fallback_is_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    from twofold.engines import resident
+
+    def refuse(**_: object) -> None:
+        raise RuntimeError("decode.cu does not compile")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (finding,) = doctor._gpu()
+    assert (finding.state, "none" in finding.what) == ("ok", True)
+    monkeypatch.setattr(resident, "gpu", lambda: "Card, 24 GiB")
+    monkeypatch.setattr(resident, "Kernels", refuse)
+    (finding,) = doctor._gpu()
+    assert finding.state == "warn"
+    assert "Card, 24 GiB: plain transformers" in finding.what
+    assert "(decode.cu does not compile)" in finding.what
+    assert "driver" in finding.remedy
+    monkeypatch.setattr(resident, "trial", lambda: "")
+    assert next(doctor._gpu()).what == "Card, 24 GiB: kernels compile, graphs are captured"

@@ -361,6 +361,31 @@ def test_a_model_that_cannot_be_opened_is_one_line(tiny_folder: Path, tmp_path: 
     one_line(caught, "memory", "embedded")
 
 
+def test_a_gpu_that_is_missing_or_full_and_a_gate_are_one_line_each(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import httpx
+    from huggingface_hub import errors
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(TwofoldError) as caught:
+        open_local("mistral-7b")
+    one_line(caught, "NVIDIA GPU", "twofold doctor", "embedded")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (1 << 28, 1 << 34))
+    with pytest.raises(TwofoldError) as caught:
+        open_local(str(tiny_folder), adapters={})
+    one_line(caught, "GPU memory", "256 are free", "close what else uses the GPU")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise errors.GatedRepoError("gated", response=httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co")))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    for token, words in ((None, "no token is here"), ("hf_x", "is gated: accept")):
+        monkeypatch.setattr("huggingface_hub.get_token", lambda token=token: token)
+        with pytest.raises(TwofoldError) as caught:
+            open_local("mistral-7b")
+        one_line(caught, words, "https://huggingface.co/mistralai/Mistral-7B-Instruct-v0.3", "hf auth login")
+
+
 def test_no_hub_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError("unreachable")

@@ -17,23 +17,28 @@ HOMES = {
     "torch": (
         "engines.local",
         "engines.libraries",
+        "engines.mistral",
+        "engines.kernels",
+        "engines.decoder",
+        "engines.resident",
         "train",
         "evals.speed",
+        "evals.gpu",
         "evals.ladder",
         "evals.base",
         "evals.gpu_train",
     ),  # these evals measure the machine below the engine
     # these evals build what no engine serves
-    "transformers": ("engines.local", "engines.libraries", "train", "evals.ladder", "evals.base", "evals.gpu_train"),
-    "peft": ("engines.local", "train", "evals.gpu_train"),
+    "transformers": ("engines.local", "engines.libraries", "train", "evals.ladder", "evals.base", "evals.gpu", "evals.gpu_train"),
+    "peft": ("engines.local", "train", "evals.gpu", "evals.gpu_train"),
     "accelerate": ("train",),
-    "bitsandbytes": ("engines.libraries", "train", "evals.gpu_train"),
+    "bitsandbytes": ("engines.libraries", "train", "evals.gpu", "evals.gpu_train"),
     "trl": ("evals.gpu_train",),  # peers, measured where they are installed
     "datasets": ("evals.gpu_train",),
     "unsloth": ("evals.gpu_train",),
     "huggingface_hub": ("engines.folders",),
     "jinja2": ("engines.libraries",),
-    "safetensors": ("embed", "engines.folders", "engines.libraries", "train", "evals.ladder", "evals.gpu_train"),
+    "safetensors": ("embed", "engines.folders", "engines.libraries", "engines.resident", "train", "evals.ladder", "evals.gpu_train"),
     "httpx2": ("engines.remote",),
     "psutil": ("engines.local", "engines.libraries"),
     "numpy": ("classify", "embed", "retrieve", "twin", "datasets.check", "train", "evals"),
@@ -53,7 +58,15 @@ HOMES = {
     "uvicorn": ("server",),
 }
 # A module outside these imports third parties only inside the functions that need them.
-EAGER = ("app", "magics", "server", "train", "engines.local", "engines.libraries", "engines.remote")
+EAGER = (
+    "app",
+    "magics",
+    "server",
+    "train",
+    *(f"engines.{name}" for name in ("local", "libraries", "mistral", "kernels", "decoder", "resident", "remote")),
+)
+# Inside the engines, behind the seam.
+INNER = tuple(f"engines.{name}" for name in ("local", "libraries", "folders", "remote", "mistral", "kernels", "decoder", "resident"))
 # What crosses the table, and why.
 CROSSINGS = {
     ("twofold.evals.base", "twofold.train.quantize"),
@@ -144,7 +157,7 @@ def test_imports_go_only_downwards() -> None:
 
 
 def test_only_the_seam_of_the_engines_is_known_outside() -> None:
-    inside = [one for one in OWN if within(one.target, ("engines.local", "engines.libraries", "engines.folders", "engines.remote"))]
+    inside = [one for one in OWN if within(one.target, INNER)]
     assert [one for one in inside if part(one.module) not in ("engines", "evals", "train", "doctor")] == []
     assert [one for one in OWN if within(one.target, ("engines.scripted",))] == []  # for tests
 

@@ -64,6 +64,7 @@ STAGES = {
     "eval": Stage("twofold.evals.report", "run the evaluation suites and write results/", "data"),
     "bench ladder": Stage("twofold.evals.ladder", "the gates that a trained model must pass", "train"),
     "bench base": Stage("twofold.evals.base", "loss by slice, completed functions and long copies of base models", "train"),
+    "bench gpu": Stage("twofold.evals.gpu", "Mistral-7B on one GPU: decoding and training, beside what else is installed", "train"),
     "bench cpu": Stage("twofold.evals.speed", "time to first token, tokens a second, memory on this machine", "train"),
 }
 

@@ -39,7 +39,7 @@ def examine(model: str = "embedded") -> Iterator[Finding]:
     """Look at one thing after the other, the slow sandbox last. model: where it is the address of a server, that is looked at first."""
     if goes_to(model):
         yield _server(model)
-    machine = (_machine, _threads, _notebook, _network, _sandbox)
+    machine = (_machine, _gpu, _threads, _notebook, _network, _sandbox)
     looks: tuple[Callable[[], Iterator[Finding]], ...] = (_python, _libraries, _weights, _tokenizer, *machine)
     for look in looks:
         yield from look()
@@ -107,6 +107,23 @@ def _machine() -> Iterator[Finding]:
     if free is not None:
         short = free < LEAST_MEMORY
         yield Finding("memory", "warn" if short else "ok", f"{free:.1f} GB free", f"free {LEAST_MEMORY} GB before asking" if short else "")
+
+
+def _gpu() -> Iterator[Finding]:
+    """Whether a GPU can decode by captured graphs, tried on it."""
+    try:
+        from twofold.engines import resident
+    except ImportError as error:  # said under libraries
+        yield Finding("gpu", "warn", f"cannot be looked at: {error}", "install what is missing first")
+        return
+    name = resident.gpu()
+    if not name:
+        yield Finding("gpu", "ok", "none that torch can use: the embedded model needs none, mistral-7b does")
+    elif reason := resident.trial():
+        what = f"{name}: plain transformers decodes on it, many times slower than captured graphs ({reason})"
+        yield Finding("gpu", "warn", what, "update the NVIDIA driver and torch; compute capability 8.0 is needed")
+    else:
+        yield Finding("gpu", "ok", f"{name}: kernels compile, graphs are captured")
 
 
 def _threads() -> Iterator[Finding]:

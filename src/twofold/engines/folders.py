@@ -4,10 +4,40 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 from twofold.types import TwofoldError
+
+
+def cache() -> Path:
+    """The project's folder in the user's cache; it may not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache") / "twofold"
+
+
+def kept_folder(folder: Path) -> Path:
+    """Where the quantised form of a model is kept: another folder for other weights, by their names, sizes and times."""
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")])
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    digest = hashlib.sha256(json.dumps([str(folder.resolve()), stats]).encode()).hexdigest()
+    return cache() / "models" / f"{folder.name}-{digest[:16]}"
+
+
+def keep(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write a quantised model, so that the next start reads a quarter of the bytes; a disk that is full costs only that.
+
+    Must come before anything computes with the model: bitsandbytes then packs its weights for the machine.
+    """
+    from safetensors import SafetensorError
+
+    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
+    try:
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+        unfinished.rename(folder)
+    except (OSError, SafetensorError):
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def verify_weights(folder: Path) -> None:
@@ -22,8 +52,7 @@ def verify_weights(folder: Path) -> None:
         stats = [(name, (folder / name).stat().st_size, (folder / name).stat().st_mtime_ns) for name in sums]
     except OSError as error:
         raise TwofoldError(f"The embedded weights lack {error.filename}: {remedy}") from None
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache")
-    stamp = caches / "twofold" / hashlib.sha256(json.dumps([str(folder), sums, stats]).encode()).hexdigest()
+    stamp = cache() / hashlib.sha256(json.dumps([str(folder), sums, stats]).encode()).hexdigest()
     if stamp.exists():
         return
     for name, expected in sums.items():
@@ -56,6 +85,10 @@ def find(source: str) -> Path:
     try:
         return Path(hub.snapshot_download(source, allow_patterns=wanted, ignore_patterns=["consolidated*", "*/*"]))
     except errors.GatedRepoError:
+        if not hub.get_token():
+            raise TwofoldError(
+                f"{source} is gated and no token is here: accept its terms at https://huggingface.co/{source}, then run 'hf auth login'."
+            ) from None
         raise TwofoldError(f"{source} is gated: accept its terms at https://huggingface.co/{source}, then run 'hf auth login'.") from None
     except errors.RepositoryNotFoundError:
         raise TwofoldError(f"{source} is neither a folder nor a model on the hub (or private: run 'hf auth login').") from None

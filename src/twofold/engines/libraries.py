@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import psutil  # type: ignore[import-untyped]  # comes with accelerate; ships no types
@@ -46,6 +47,15 @@ def packed_weights_kept() -> Iterator[None]:
 
     with mock.patch.object(bitsandbytes.nn.Linear4bit, "_save_to_state_dict", torch.nn.Module._save_to_state_dict):
         yield
+
+
+def block_scales(state: Any) -> torch.Tensor:
+    """Largest magnitudes of the blocks of a bitsandbytes QuantState, float32, double quantisation undone (arXiv 2305.14314, section 3)."""
+    if not state.nested:
+        return state.absmax.float()  # type: ignore[no-any-return]
+    from bitsandbytes.functional import dequantize_blockwise
+
+    return (dequantize_blockwise(state.absmax, state.state2) + state.offset).float()  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import linear
 
 from twofold.engines import BASE, require, require_new
-from twofold.engines.folders import check_adapter, find, hashes, trained_on, verify_weights
+from twofold.engines.folders import check_adapter, find, hashes, keep, kept_folder, line, trained_on, verify_weights
 from twofold.engines.libraries import import_bitsandbytes, packed_weights_kept, quiet, said, threads
 from twofold.types import Message, Sampling, TwofoldError
 
@@ -21,6 +21,8 @@ NAMED = {"mistral-7b": "mistralai/Mistral-7B-Instruct-v0.3"}
 PACKAGE = Path(__file__).parents[1]
 ROOM = 64
 """Tokens of the context that a prompt must leave for its answer."""
+LARGE = 1 << 30
+"""Bytes of a plain model from which on its quantised form is kept in the user's cache."""
 NUCLEUS = 512
 """top_p looks among this many likeliest tokens: a full sort of 16,384 took 1.1 ms a token, this takes 0.06."""
 
@@ -30,9 +32,13 @@ def open_local(model: str = "embedded", *, adapters: Mapping[str, str | Path] | 
 
     A folder that holds base/ is used with the adapters beside it (code/, theory/); for any other model they are taken from out/code and
     out/theory when those were trained on a base of the same folder name. `adapters` (name -> folder or hub id) replaces that choice.
-    A base that is not yet quantised becomes NF4 while it loads. Raises TwofoldError, one line with the remedy, when any of this cannot be.
+    A base that is not yet quantised becomes NF4 while it loads; a large one is kept in that form in the user's cache, and loads from there
+    the next time. On a GPU the engine is a `Resident` where that is possible, else a plain `Local` whose `plain` says why.
+    Raises TwofoldError, one line with the remedy, when any of this cannot be.
     """
     source = NAMED.get(model, model)
+    if model in NAMED and not torch.cuda.is_available():
+        raise TwofoldError(f"{model} needs an NVIDIA GPU that torch can use, and none is here: see `twofold doctor`, or use embedded.")
     if model == "embedded":
         source = str(PACKAGE / "weights")
         verify_weights(PACKAGE / "weights")
@@ -41,22 +47,37 @@ def open_local(model: str = "embedded", *, adapters: Mapping[str, str | Path] | 
     if adapters is None:
         adapters = {name: beside / name for name in ("code", "theory") if beside is home or trained_on(beside / name, source)}
     with quiet(), said(f"The model in {base} cannot be loaded: choose another folder, or save it again"):
-        engine = Local(model, *_load_base(base), folder=base)
+        tokenizer, loaded = _load_base(base)
+        engine = _engine(model, tokenizer, loaded, base)
     for name, adapter in adapters.items():
         engine.load(name, adapter)
     return engine
+
+
+def _engine(name: str, tokenizer: Any, model: Any, folder: Path) -> "Local":
+    """The engine that serves a loaded model best on this machine."""
+    if not torch.cuda.is_available():
+        return Local(name, tokenizer, model, folder)
+    from twofold.engines.mistral import Unsupported
+    from twofold.engines.resident import Resident
+
+    try:
+        return Resident(name, tokenizer, model, folder)
+    except (Unsupported, RuntimeError) as error:
+        engine = Local(name, tokenizer, model, folder)
+        engine.plain = line(error)
+        return engine
 
 
 class Local:
     """A base model and its adapters, all resident. One token of one request is computed at a time, so requests interleave and never mix."""
 
     def __init__(self, name: str, tokenizer: Any, model: Any, folder: Path | None = None) -> None:
-        """Take a loaded tokenizer and causal model, and compute one token: in that call bitsandbytes repacks its weights for this CPU.
-
-        folder: where the model was loaded from, for `weights`.
-        """
+        """Take a loaded tokenizer and causal model, and make it ready to answer. folder: where the model was loaded from, for `weights`."""
         self.name = name
         self.adapters = frozenset({BASE})
+        self.plain = ""
+        """Why a model on a GPU is decoded by plain transformers; "" where it is not, or where there is no GPU."""
         self._folders = {BASE: folder} if folder else {}
         self._hashes: dict[str, dict[str, str]] = {}
         self._tokenizer, self._model = tokenizer, model
@@ -65,7 +86,7 @@ class Local:
         self._lock = threading.Lock()
         self._stop = set(_special(tokenizer).values()) | {tokenizer.eos_token_id}
         self._context = int(model.config.max_position_embeddings)
-        self._step(torch.tensor([self._prompt([{"role": "user", "content": name}], BASE)]), self._cache(), BASE)
+        self._ready()
 
     def generate(self, messages: Sequence[Message], adapter: str, sampling: Sampling) -> Iterator[str]:
         """Yield text token by token, never half a character. Raises TwofoldError at once for an unknown adapter or too long a prompt."""
@@ -109,6 +130,10 @@ class Local:
     def count(self, text: str) -> int:
         """Tokens in a text."""
         return len(_plain_ids(self._tokenizer, text))
+
+    def _ready(self) -> None:
+        """Compute one token: in that call bitsandbytes repacks its weights for this CPU."""
+        self._step(torch.tensor([self._prompt([{"role": "user", "content": self.name}], BASE)]), self._cache(), BASE)
 
     def _prompt(self, messages: Sequence[Message], adapter: str) -> list[int]:
         require(adapter, self.adapters)
@@ -229,18 +254,18 @@ def detokenise(tokenizer: Any, tokens: Iterable[int]) -> Iterator[str]:
 
 
 def _load_base(folder: Path) -> tuple[Any, Any]:
-    """Return the tokenizer, with the project's chat template, and the causal model in 4 bit from a local folder."""
+    """Return the tokenizer, with the project's chat template, and the causal model in 4 bit from a folder, on a GPU if there is one."""
     try:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
         raise TwofoldError(f"{folder} holds no model (no readable config.json): choose another folder.") from None
     quantised = "quantization_config" in config
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    need, free = int(size * (1.5 if quantised else 0.45)), psutil.virtual_memory().available
     if not size:
         raise TwofoldError(f"{folder} holds no safetensors weights: choose another folder, or save the model with save_pretrained.")
-    if need > free and not torch.cuda.is_available():
-        raise TwofoldError(f"{folder} needs about {need >> 20} MiB of memory and {free >> 20} are free: close programs or use embedded.")
+    if not quantised and size >= LARGE and (kept := kept_folder(folder)).is_dir():
+        return _load_base(kept)
+    _require_memory(folder, size, quantised)
     import_bitsandbytes()
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
@@ -251,9 +276,25 @@ def _load_base(folder: Path) -> tuple[Any, Any]:
     tokenizer.chat_template = (PACKAGE / "chat_template.jinja").read_text()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), threads(size)))
-    quantise = {} if quantised else {"quantization_config": nf4}
-    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=bf16, use_safetensors=True, **only, **quantise)
-    return tokenizer, model.eval()
+    how: dict[str, Any] = {} if quantised else {"quantization_config": nf4}
+    if torch.cuda.is_available():
+        how["device_map"] = {"": torch.cuda.current_device()}
+    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=bf16, use_safetensors=True, **only, **how).eval()
+    if not quantised and size >= LARGE:
+        keep(model, tokenizer, kept_folder(folder))
+    return tokenizer, model
+
+
+def _require_memory(folder: Path, size: int, quantised: bool) -> None:
+    """Raise TwofoldError when weights of so many bytes on disk will not fit on the GPU, or in memory where there is none."""
+    if torch.cuda.is_available():
+        need, free = int(size * (1.1 if quantised else 0.35)) + (1 << 30), torch.cuda.mem_get_info()[0]
+        what, remedy = "GPU memory", "close what else uses the GPU"
+    else:
+        need, free = int(size * (1.5 if quantised else 0.45)), psutil.virtual_memory().available
+        what, remedy = "memory", "close programs"
+    if need > free:
+        raise TwofoldError(f"{folder} needs about {need >> 20} MiB of {what} and {free >> 20} are free: {remedy} or use embedded.")
 
 
 def _plain_ids(tokenizer: Any, text: str) -> list[int]:

@@ -29,6 +29,8 @@ MISTRAL_7B = {
 SIZE, LONGEST, MOST = 8192, 1536, 64
 """Tokens of a pack, tokens of a row at most, rows of a pack at most (the mean is 36)."""
 EMBEDDED = Path(__file__).parents[1] / "weights" / "base"
+PAGE = Path("docs/training.md")
+"""Where the table goes, between its two marks."""
 WARM = 3
 """Steps before the timed ones; the first compiles."""
 LR = 2e-4
