@@ -403,3 +403,24 @@ def test_sign_lists_every_file(tiny_folder: Path) -> None:
     sign(tiny_folder)
     assert (tiny_folder / "SHA256SUMS").read_text() == before
     assert "base/tokenizer.json" in before
+
+
+def test_without_a_kernel_for_nf4_layers_are_unpacked_and_worth_the_same(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import bitsandbytes
+    import torch
+
+    from twofold.engines.libraries import Unpacked
+
+    loaded = {}
+    for fast in (True, False):
+        monkeypatch.setattr(bitsandbytes.functional, "has_avx512bf16", lambda fast=fast: fast)
+        loaded[fast] = dict(local._load_base(tiny_folder / "base")[1].named_modules())
+    unpacked = [name for name, layer in loaded[False].items() if isinstance(layer, Unpacked)]
+    assert unpacked == [name for name, layer in loaded[True].items() if isinstance(layer, bitsandbytes.nn.Linear4bit)] != []
+    for name in unpacked:
+        layer, packed = loaded[False][name], loaded[True][name]
+        values = bitsandbytes.functional.dequantize_4bit(packed.weight.data, packed.weight.quant_state)
+        assert torch.equal(layer.weight, values)
+        for rows in (1, 8):
+            x = torch.randn(1, rows, layer.in_features, dtype=torch.bfloat16)
+            assert torch.allclose(layer(x).float(), x.float() @ values.float().T, atol=0.05, rtol=0.02)

@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 
 from twofold.engines import BASE, require, require_new
 from twofold.engines.folders import check_adapter, find, hashes, keep, kept_folder, line, trained_on, verify_weights
-from twofold.engines.libraries import import_bitsandbytes, packed_weights_kept, quiet, said, threads
+from twofold.engines.libraries import import_bitsandbytes, packed_weights_kept, quiet, said, threads, unpack
 from twofold.types import Message, Sampling, TwofoldError
 
 NAMED = {"mistral-7b": "mistralai/Mistral-7B-Instruct-v0.3"}
@@ -282,6 +282,8 @@ def _load_base(folder: Path) -> tuple[Any, Any]:
     model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=bf16, use_safetensors=True, **only, **how).eval()
     if not quantised and size >= LARGE:
         keep(model, tokenizer, kept_folder(folder))
+    if not torch.cuda.is_available() and size < LARGE:
+        unpack(model)
     return tokenizer, model
 
 
