@@ -119,6 +119,14 @@ def test_closing_the_iterator_stops_the_server() -> None:
         assert ended.wait(5)
 
 
+def test_a_server_may_stand_in_front_of_a_server() -> None:
+    script = Scripted(lambda messages, adapter, sampling: f"{adapter} {sampling.seed}: {messages[-1]['content']}")
+    with serving(script) as inner, opened(inner) as near, serving(near) as outer, opened(outer) as far:
+        assert far.adapters == near.adapters == script.adapters
+        assert list(far.generate(ASK, "theory", WARM)) == list(script.generate(ASK, "theory", WARM))
+        assert far.candidates(ASK, "code", WARM, 2) == script.candidates(ASK, "code", WARM, 2)
+
+
 def test_the_embedded_model_says_the_same_from_afar(tiny_folder: Path) -> None:
     local = open_local(str(tiny_folder))
     with serving(local) as url, opened(url) as engine:

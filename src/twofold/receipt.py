@@ -10,7 +10,9 @@ import json
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +136,16 @@ def _weights(engine: Engine, adapter: str) -> Mapping[str, str]:
 
 def machine() -> dict[str, str]:
     """Versions of what computes, and how many processors share the work: sums in another order may end in another token."""
-    found = {"python": platform.python_version(), "processor": f"{platform.machine()}, {os.cpu_count()} cores"}
+    return {"python": platform.python_version(), "processor": f"{platform.machine()}, {os.cpu_count()} cores", **_versions()}
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    """Versions of the libraries; looking them up takes 20 ms, and they do not change while this process lives."""
+    found: dict[str, str] = {}
     for name in LIBRARIES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -27,7 +28,7 @@ pytestmark = [
 ]
 
 SERVER = """
-import pathlib, sys, time
+import dataclasses, pathlib, sys, time
 sys.addaudithook(lambda event, args: event == "socket.connect" and isinstance(args[1], tuple)
     and args[1][0] not in ("127.0.0.1", "::1", "localhost") and print("FOREIGN", args[1], flush=True))
 from twofold import app
@@ -52,8 +53,13 @@ def open_when_told(model):
         time.sleep(0.1)
     return Scripted(script)
 
-model, port, gate = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
-engine = Later(model, open_when_told if model == "scripted" else None)
+class Brief(Later):  # explains in a few words: this is about the page
+    def generate(self, messages, adapter, sampling):
+        brief = sampling if adapter == "code" or picture else dataclasses.replace(sampling, max_new_tokens=60)
+        return super().generate(messages, adapter, brief)
+
+model, port, gate, picture = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3]), sys.argv[4]
+engine = Later(model, open_when_told) if model == "scripted" else Brief(model)
 page = app.build(engine)
 engine.start()
 app.launch(page, "127.0.0.1", port)
@@ -61,28 +67,30 @@ app.launch(page, "127.0.0.1", port)
 
 
 @pytest.fixture(scope="module")
-def model(request: pytest.FixtureRequest) -> str:
-    """What answers: the scripted engine, unless a test asks for the embedded model too."""
-    return str(getattr(request, "param", "scripted"))
-
-
-@pytest.fixture(scope="module")
-def gate(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file that the scripted engine waits for before it is "loaded"."""
-    return tmp_path_factory.mktemp(model) / "gate"
+    return tmp_path_factory.mktemp("app") / "gate"
 
 
 @pytest.fixture(scope="module")
-def server(model: str, gate: Path) -> Iterator[str]:
+def server(gate: Path) -> Iterator[str]:
+    with serving_page("scripted", gate) as url:
+        yield url
+
+
+@contextmanager
+def serving_page(model: str, gate: Path) -> Iterator[str]:
+    """The app in a process of its own; at its end no call has left the machine."""
     log = gate.with_name("log")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     with log.open("w") as out:
-        process = subprocess.Popen([sys.executable, "-c", SERVER, model, str(port), str(gate)], stdout=out, stderr=subprocess.STDOUT)
+        command = [sys.executable, "-c", SERVER, model, str(port), str(gate), PICTURE or ""]
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while True:
                 try:
                     urllib.request.urlopen(url, timeout=1).close()
@@ -111,6 +119,13 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, server: str) -> Iterator[Any]:
+    with opened(browser, server) as page:
+        yield page
+
+
+@contextmanager
+def opened(browser: Any, server: str) -> Iterator[Any]:
+    """A page that asks nobody but its server."""
     context = browser.new_context(viewport={"width": 1200, "height": 860})
     page = context.new_page()
     page.set_default_timeout(30_000)
@@ -141,6 +156,10 @@ def finished(page: Any, chip: str) -> str:
 def ready(page: Any, gate: Path) -> Any:
     """The page with the model loaded."""
     gate.touch()
+    return loaded(page)
+
+
+def loaded(page: Any) -> Any:
     playwright.expect(page.locator("#model")).to_contain_text("ready", timeout=WAIT)
     return page
 
@@ -156,19 +175,27 @@ def test_the_page_lives_while_the_model_loads(page: Any, gate: Path) -> None:
     playwright.expect(page.locator("#model")).to_contain_text("ready")
 
 
-@pytest.mark.parametrize("model", ["scripted", "embedded"], indirect=True)
-def test_code_theory_guard_and_base(model: str, ready: Any) -> None:
-    page = ready
+def test_code_theory_guard_and_base(ready: Any) -> None:
+    talk(ready)
+
+
+def test_the_embedded_model_answers_in_the_page(browser: Any, tmp_path: Path) -> None:
+    with serving_page("embedded", tmp_path / "gate") as url, opened(browser, url) as page:
+        talk(loaded(page), PICTURE)
+
+
+def talk(page: Any, picture: str | None = None) -> None:
+    """One conversation: code, an explanation, what is off topic with the guard on and off, and a fresh start."""
     send(page, "How do I plot the mean of sales per region as a bar chart with pandas?")
     finished(page, "CODE")
     assert page.locator("#chat [data-testid=bot] pre code").inner_text().strip()
     send(page, "What is cross-validation?")
     assert len(finished(page, "THEORY")) > 40
-    if PICTURE and model == "embedded":
-        Path(PICTURE).parent.mkdir(exist_ok=True)
+    if picture:
+        Path(picture).parent.mkdir(exist_ok=True)
         page.mouse.move(5, 5)
         page.wait_for_timeout(600)
-        page.screenshot(path=PICTURE)
+        page.screenshot(path=picture)
     send(page, "Give me a recipe for tomato soup.")
     assert finished(page, "GUARDED")
     page.locator("#guard input").uncheck()
