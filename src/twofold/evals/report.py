@@ -38,6 +38,8 @@ class Config:
 
     what: Literal["all", "code", "theory"] = "all"
     """Which rows."""
+    modes: str = ""
+    """Ways to ask, with commas: greedy, pipeline, unverified, unaided; empty for all. Without greedy, BASE is not asked."""
     limit: int = 60
     """Rows of each slice; BASE gets a quarter."""
     model: str = "embedded"
@@ -59,6 +61,9 @@ def main(config: Config) -> None:
     mark = suite.fingerprint(config.model)
     engine = suite.Remembered(Later(config.model), Path(config.kept) / f"{mark}.jsonl")
     kinds = list(FILES) if config.what == "all" else [config.what]
+    modes = [mode.strip() for mode in config.modes.split(",")] if config.modes else list(ALL)
+    if odd := set(modes) - set(ALL):
+        raise TwofoldError(f"{', '.join(sorted(odd))} is no way to ask: choose among {', '.join(ALL)}")
     plan: list[tuple[tuple[str, ...], str, Mode, Sequence[Row]]] = []
     slices = [(kind, part) for kind in kinds for part in MODES[kind]]
     for kind, part in slices:
@@ -66,8 +71,9 @@ def main(config: Config) -> None:
         if not path.exists():
             raise TwofoldError(f"{path} is missing: run `twofold data build`")
         asked = suite.sample(rows.read(path), part, config.limit, config.seed)
-        plan += [((kind, part, mode), kind, mode, asked) for mode in MODES[kind][part]]
-        plan.append((("base", kind, part, "greedy"), "base", "greedy", asked[: max(1, config.limit // 4)]))
+        plan += [((kind, part, mode), kind, mode, asked) for mode in MODES[kind][part] if mode in modes]
+        if "greedy" in modes:
+            plan.append((("base", kind, part, "greedy"), "base", "greedy", asked[: max(1, config.limit // 4)]))
     settings = {"model": config.model, "weights": mark, "seed": config.seed, "limit": config.limit}
     result = earlier(config.out, mark) | settings | {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     for kind in kinds:
