@@ -12,7 +12,7 @@ from twofold.engines.scripted import Scripted
 from twofold.evals import ladder, report, suite
 from twofold.evals.execution import score_all
 from twofold.evals.pattern import api, match_code, match_theory, wanted
-from twofold.types import Sampling
+from twofold.types import Sampling, TwofoldError
 
 REFERENCE = '```python\nimport matplotlib.pyplot as plt\n\nplt.hist(df["fare"].dropna(), bins=20)\nplt.xlabel("fare")\nplt.show()\n```'
 CODE = {
@@ -169,6 +169,11 @@ def test_a_report_is_written_and_a_later_one_of_the_same_weights_adds_to_it(
     printed = capsys.readouterr().out
     assert "PatternMatch: 1/1 (greedy)" in printed
     assert "ExecPass: 1/1 (pipeline)" in printed
+    some = tmp_path / "some.json"
+    report.main(report.Config("code", 4, "scripted", 0, str(tmp_path), str(tmp_path / "kept"), some, modes="pipeline"))
+    assert set(json.loads(some.read_text())["code"]["known"]) == {"pipeline"}
+    with pytest.raises(TwofoldError, match="no way to ask"):
+        report.main(report.Config("code", 4, "scripted", 0, str(tmp_path), str(tmp_path / "kept"), some, modes="pipelin"))
 
 
 def test_the_copy_gate_sees_a_wrong_column(tmp_path: Path) -> None:

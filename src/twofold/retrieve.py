@@ -127,7 +127,7 @@ class Index:
         """Sources with their scores, best first. own: the user's names and what to read in their place."""
         scores: defaultdict[int, float] = defaultdict(float)
         words = set(tokens(anonymous(question, own or {}), self.weights))
-        if all(word[0] == "@" for word in words):
+        if not self.sources or all(word[0] == "@" for word in words):
             return []
         for word in words:
             for source, score in self.postings.get(word, ()):

@@ -38,8 +38,6 @@ class Config:
 
     what: Literal["all", "code", "theory"] = "all"
     """Which rows."""
-    modes: str = ""
-    """Ways to ask, with commas: greedy, pipeline, unverified, unaided; empty for all. Without greedy, BASE is not asked."""
     limit: int = 60
     """Rows of each slice; BASE gets a quarter."""
     model: str = "embedded"
@@ -52,6 +50,8 @@ class Config:
     """Folder in which answers are kept; a stopped run goes on from there."""
     out: Path = Path("results/eval.json")
     """Where the numbers go."""
+    modes: str = ""
+    """Ways to ask, with commas: greedy, pipeline, unverified, unaided; empty for all. Without greedy, BASE is not asked."""
 
 
 def main(config: Config) -> None:
