@@ -29,8 +29,8 @@ def measured() -> dict[str, dict[str, float]]:
 
 def test_recall_on_wordings_that_are_not_indexed(measured: dict[str, dict[str, float]]) -> None:
     example, card = measured["example"], measured["card"]
-    assert example["recall_at_1"] >= 52
-    assert example["recall_at_2"] >= 64
+    assert example["recall_at_1"] >= 75
+    assert example["recall_at_2"] >= 84
     assert card["recall_at_1"] >= 54
     assert card["recall_at_2"] >= 63
 
@@ -40,8 +40,8 @@ def test_asking_by_name_finds_the_card(measured: dict[str, dict[str, dict[str, f
 
 
 def test_a_question_takes_milliseconds(measured: dict[str, dict[str, float]]) -> None:
-    assert measured["example"]["ms_median"] < 20
-    assert measured["card"]["ms_median"] < 20
+    assert measured["example"]["ms_median"] < 150  # 25 on an idle core, most of it the encoder's
+    assert measured["card"]["ms_median"] < 150
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_of_two_alike_the_plain_one_is_meant() -> None:
 
 
 def test_an_example_that_does_not_stand_clear_stays_away() -> None:
-    ids = ("a", "b", "c", "d")
+    ids = ("one", "two", "three", "four")
     sources = [
         retrieve.Source((Note("example", one, "1", one),), (), (key,))
         for one, key in zip(ids, ("violin plot", "violin plots", "melt", "pivot"), strict=True)

@@ -53,8 +53,8 @@ COVERED = 0.2
 """What the score of a source gains when the question holds all words of its id: of two alike, "histogram" means the plain one."""
 MEANING = 3.0
 """Weight of the cosine against BM25's score for each unit of a question's own weight."""
-ENOUGH = 1.5
-"""Least score of the best note: it costs 1-3 % of the right notes and silences a fifth (cards) to a third (examples) of stray questions."""
+ENOUGH = 1.75
+"""Least score of the best note: it costs 1 % (examples) to 7 % (cards) of the right notes and silences half of all stray questions."""
 RIVAL = 0.4
 """How far below the best score a further card may stand and still be worth its place."""
 CLEAR = 0.3

@@ -57,6 +57,8 @@ def open_local(model: str = "embedded", *, adapters: Mapping[str, str | Path] | 
 def _engine(name: str, tokenizer: Any, model: Any, folder: Path) -> "Local":
     """The engine that serves a loaded model best on this machine."""
     if not torch.cuda.is_available():
+        if model.get_memory_footprint() < LARGE:
+            unpack(model)
         return Local(name, tokenizer, model, folder)
     from twofold.engines.mistral import Unsupported
     from twofold.engines.resident import Resident
@@ -282,8 +284,6 @@ def _load_base(folder: Path) -> tuple[Any, Any]:
     model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=bf16, use_safetensors=True, **only, **how).eval()
     if not quantised and size >= LARGE:
         keep(model, tokenizer, kept_folder(folder))
-    if not torch.cuda.is_available() and size < LARGE:
-        unpack(model)
     return tokenizer, model
 
 
