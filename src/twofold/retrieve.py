@@ -59,8 +59,8 @@ RIVAL = 0.4
 """How far below the best score a further card may stand and still be worth its place."""
 CLEAR = 0.8
 """How far an example must stand above the next one: 97 of 100 that do are right, for 56 of 100 wordings of a known task, and an everyday
-question, of which no example is, gets one in 9 of 100 cases. At 0.3 (77, 93 and 37 of 100) known tasks gained a little and everyday
-questions lost a fifth: a near but different example misleads CODE more than a right one helps it."""
+question, of which no example is, gets one in 9 of 100 cases (at 0.3: 93, 77 and 37). A near but different example misleads CODE more than a
+right one helps it (everyday questions: 77 % right without examples, 57 % with whatever BM25 put first)."""
 HEAD, TAIL = 1_500, 500
 """Characters read from the start and from the end of a question."""
 
