@@ -21,8 +21,8 @@ from twofold.embed import Sense
 from twofold.types import Message, Request, Route
 
 SENSE = 0.3
-"""Share of the encoder's logits in the topic and in code or explanation. Measured: of the first test's stray questions 5 more of 100 are
-declined, at as many false refusals, and 2 more of 100 questions go to the right adapter."""
+"""Share of the encoder's logits in the topic and in code or explanation. On the first test 1.8 % of real questions are declined,
+2.5 without it, 86.0 and not 84.3 % of stray ones, and 96.5, not 94.0 % go to the right adapter (results/router.json)."""
 NO = 0.4
 """Topic probability under which a question is declined. Chosen on 218 prompts of a second author, unseen in training then: 0.7 % of the
 real questions among them were declined, 83 % of the others."""
