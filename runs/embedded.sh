@@ -27,13 +27,13 @@ shard() {  # flags, shard
   $TWOFOLD train corpus $1 --source "$2" --tokenizer "$WORK/tokenizer" --out "$WORK/corpus" --name text ${DROP:+--drop "$DROP"}
 }
 pass() {
-  $TWOFOLD data build --out "$WORK/mid/$1" --code "$ROWS" --theory $((ROWS * 3 / 5)) --seed "$1" --base 0.04 --stitched 0.5 --no-evaluation && $FILTER "$WORK/mid/$1" &&
+  $TWOFOLD data build --out "$WORK/mid/$1" --code "$ROWS" --theory $((ROWS * 3 / 5)) --seed "$1" --base 0.04 --stitched 0.5 --noted 0.75 --no-evaluation && $FILTER "$WORK/mid/$1" &&
     $TWOFOLD train corpus --source "" --rows "$WORK/mid/$1" --tokenizer "$WORK/tokenizer" --out "$WORK/corpus" --name "mid$1"
 }
 export -f shard pass
 { ls "$CORPUS"/*.jsonl.zst | xargs -P "$JOBS" -I{} bash -c 'shard "" {}'; ls "$CORPUS"/*.jsonl.zst | xargs -P "$JOBS" -I{} bash -c 'shard "--no-text --mine 3" {}'; } > "$WORK/corpus.log" 2>&1 &
 fresh() {
-  $TWOFOLD data build --out "$WORK/adapters" --code "$ADAPTER_ROWS" --theory $((ADAPTER_ROWS / 2)) --seed 1000 --stitched 0.35 --no-evaluation && $FILTER "$WORK/adapters"
+  $TWOFOLD data build --out "$WORK/adapters" --code "$ADAPTER_ROWS" --theory $((ADAPTER_ROWS / 2)) --seed 1000 --stitched 0.35 --noted 0.75 --no-evaluation && $FILTER "$WORK/adapters"
 }
 { seq 1 "$PASSES" | xargs -P "$JOBS" -I{} bash -c 'pass {}'; fresh; } > "$WORK/mid.log" 2>&1 &
 rows=$!

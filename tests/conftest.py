@@ -51,6 +51,17 @@ def serving(engine: Any, key: str = "") -> Iterator[str]:
     assert not thread.is_alive()
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """torch computes in one thread, so that sums come out the same each time."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """base/, code/ (always says "A"), theory/ (always "B"), stop/ (always eos) and SHA256SUMS."""

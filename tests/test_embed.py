@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from twofold import embed
 from twofold.train import embed as trained
@@ -22,24 +21,11 @@ TEXTS = (
 )
 
 
-def unpacked() -> dict[str, Tensor]:
-    """The packaged encoder's tensors, as torch would hold them."""
-    from safetensors.torch import load_file
-
-    tensors = load_file(embed.WEIGHTS / "encoder.safetensors")
-    whole = {name: values.float() for name, values in tensors.items() if ".weight." not in name and values.dtype != torch.uint8}
-    for name in [name.removesuffix(".absmax") for name in tensors if name.endswith(".absmax")]:
-        flat = torch.stack([tensors[name][:, 0] >> 4, tensors[name][:, 0] & 15], dim=1).reshape(-1, 64).long()
-        values = tensors[f"{name}.quant_map"][flat] * tensors[f"{name}.absmax"][:, None]
-        shape = {"q": 768, "k": 256, "v": 256, "o": 768, "g": 2048, "u": 2048, "d": 768}[name.split(".")[-2][0]]
-        whole[name] = values.reshape(shape, -1)
-    return whole
-
-
 def test_numpy_computes_what_torch_trained() -> None:
     base = pretrain.Model(pretrain.Config(layers=len(embed.load().blocks)), 16_384)
     twin = trained.Encoder(base)
-    weights = unpacked() | {"embed_tokens.weight": dequantized(embed.WEIGHTS / "base")["model.embed_tokens.weight"].float()}
+    weights = dequantized(embed.WEIGHTS / "encoder.safetensors", torch.float32)
+    weights["embed_tokens.weight"] = dequantized(embed.WEIGHTS / "base" / "model.safetensors")["model.embed_tokens.weight"]
     twin.load_state_dict(weights)
     batches = trained.Batches(embed.load().tokenizer, torch.device("cpu"), 0)
     with torch.inference_mode():

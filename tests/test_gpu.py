@@ -44,8 +44,8 @@ def test_cells_of_one_task_leave_the_others_alone() -> None:
 def test_a_run_writes_file_table_and_plot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cells = [cell("plain", 1, "one", 11), cell("twofold", 1, "one", 1350), cell("twofold", 8, "mixed", 1900)]
     monkeypatch.setattr(resident, "gpu", lambda: "Card, 80 GiB")
-    monkeypatch.setattr(gpu, "decode", lambda _: (cells, {"vllm": "not installed"}, FACTS))
-    monkeypatch.setattr(gpu, "train", lambda _: ([], {"all training cells": "no time"}, {}))
+    monkeypatch.setattr(gpu, "decode", lambda _, keep: [keep(cells[:n], {"vllm": "not installed"}, FACTS) for n in (1, 2, 3)])
+    monkeypatch.setattr(gpu, "train", lambda _, keep: keep([], {"all training cells": "no time"}, {}))
     page, out = tmp_path / "serving.md", tmp_path / "results" / "gpu.json"
     page.write_text("above\n<!-- bench gpu: decode -->\nold\n<!-- end -->\nbelow\n")
     gpu.main(gpu.Config(out=out, page=page))

@@ -96,4 +96,4 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(TwofoldError, match="need a CUDA GPU"):
-        gpu_train.train_cells(rows=tmp_path / "rows.jsonl")
+        list(gpu_train.train_cells(rows=tmp_path / "rows.jsonl"))

@@ -18,6 +18,7 @@ HOMES = {
         "engines.local",
         "engines.libraries",
         "engines.mistral",
+        "engines.nf4",
         "engines.kernels",
         "engines.decoder",
         "engines.resident",
@@ -41,7 +42,7 @@ HOMES = {
     "safetensors": ("embed", "engines.folders", "engines.libraries", "engines.resident", "train", "evals.ladder", "evals.gpu_train"),
     "httpx2": ("engines.remote",),
     "psutil": ("engines.local", "engines.libraries"),
-    "numpy": ("classify", "embed", "retrieve", "twin", "datasets.check", "train", "evals"),
+    "numpy": ("classify", "embed", "retrieve", "twin", "datasets.check", "datasets.notes", "train", "evals"),
     "pandas": ("twin", "notebook", "datasets"),
     "matplotlib": ("datasets.check", "datasets.stats", "train", "evals"),
     "datasketch": ("datasets.near",),
@@ -63,10 +64,10 @@ EAGER = (
     "magics",
     "server",
     "train",
-    *(f"engines.{name}" for name in ("local", "libraries", "mistral", "kernels", "decoder", "resident", "remote")),
+    *(f"engines.{name}" for name in ("local", "libraries", "mistral", "nf4", "kernels", "decoder", "resident", "remote")),
 )
 # Inside the engines, behind the seam.
-INNER = tuple(f"engines.{name}" for name in ("local", "libraries", "folders", "remote", "mistral", "kernels", "decoder", "resident"))
+INNER = tuple(f"engines.{name}" for name in ("local", "libraries", "folders", "remote", "mistral", "nf4", "kernels", "decoder", "resident"))
 # What crosses the table, and why.
 CROSSINGS = {
     ("twofold.evals.base", "twofold.train.quantize"),

@@ -3,25 +3,18 @@
 import copy
 import itertools
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
+from twofold.engines.nf4 import unpack
 from twofold.train import packed, qlora, quantize
 from twofold.train.packed import GIB, IGNORED, Decoder, Plan, Shape, packs, plan
 from twofold.types import TwofoldError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SEVEN = Shape(32, 4096, 14336, 32, 8, 128, 32768, 1e-5)  # Mistral-7B-v0.3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +121,7 @@ def test_nf4_unpacks_to_what_was_rounded_and_its_operator_is_sound() -> None:
     codes, absmax = quantize.codes_of(weight)
     flat = codes.reshape(-1)
     both = (flat[0::2] << 4) | flat[1::2]
-    assert torch.equal(packed.unpack(both, absmax, 96, torch.float32), quantize.round_nf4(weight))
+    assert torch.equal(unpack(both, absmax, 96, torch.float32), quantize.round_nf4(weight))
     for lora in (torch.randn(96, 4), torch.randn(4, 64)):
         torch.library.opcheck(packed.nf4_beside, (both, absmax, lora, 96, weight), test_utils=("test_schema", "test_faketensor"))
 

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,13 @@ from twofold.train import corpus, pretrain, tokenizer
 from twofold.train.quantize import round_nf4
 from twofold.types import TwofoldError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = pretrain.Config(
     layers=2, hidden=64, mlp=128, heads=2, kv_heads=1, head_dim=32, batch_tokens=512, micro_tokens=256, context=32, late_context=64,
     steps=20, warmup=4, compile=False,
 )  # fmt: skip
 REFERENCE = (8.483, 3.1092, 1.6892)
 """Training loss of the toy run after steps 1, 10 and 20."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -381,3 +373,12 @@ def test_a_snapshot_of_another_shape_is_told_in_one_line(toy: pretrain.Config, t
     run(toy, tmp_path, steps=1)
     with pytest.raises(TwofoldError, match="another shape"):
         run(toy, tmp_path, steps=2, mlp=192)
+
+
+def test_another_share_of_chats_keeps_the_proportions_of_all_else() -> None:
+    mixed, plain = pretrain.late_mix(0.6), pretrain.late_mix(0.0)
+    assert plain == pretrain.LATE
+    assert sum(mixed.values()) == pytest.approx(1.0)
+    assert mixed["chat-code"] + mixed["chat-theory"] == pytest.approx(0.6)
+    assert mixed["notebook"] / mixed["code"] == pytest.approx(plain["notebook"] / plain["code"])
+    assert mixed["chat-code"] / mixed["chat-theory"] == pytest.approx(plain["chat-code"] / plain["chat-theory"])

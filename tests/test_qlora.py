@@ -5,7 +5,6 @@ import json
 import math
 import random
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,9 @@ from twofold.engines.local import open_local
 from twofold.train import pretrain, qlora, quantize, tokenizer
 from twofold.types import Message, Sampling, TwofoldError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ALWAYS = "The median of it."
 ASKS = ("mean of price", "How do I compute it?", "group by region", "cross-validation?", "plot sales", "what is an outlier")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def chat(question: str, answer: str = ALWAYS) -> list[Message]:
@@ -113,7 +105,7 @@ def test_only_the_answer_is_learnt_from(toy: Path, tmp_path: Path) -> None:
 
 def test_the_base_computes_with_its_nf4_values(toy: Path) -> None:
     base, _ = qlora.load_base(str(toy / "base"))
-    expected = quantize.dequantized(toy / "base")
+    expected = quantize.dequantized(toy / "base" / "model.safetensors")
     state = base.state_dict()
     assert all(torch.equal(state[name], values.float()) for name, values in expected.items())
     assert base.lm_head.weight is base.model.embed_tokens.weight

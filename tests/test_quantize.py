@@ -97,7 +97,7 @@ def test_a_written_folder_loads_in_transformers_with_the_dequantised_logits(run:
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(run / "base", dtype=torch.bfloat16)
         plain = AutoModelForCausalLM.from_pretrained(run / "model", dtype=torch.bfloat16)
-    weights = quantize.dequantized(run / "base")
+    weights = quantize.dequantized(run / "base" / "model.safetensors")
     plain.load_state_dict(weights | {"lm_head.weight": weights["model.embed_tokens.weight"]})
     ids = torch.randint(0, WORDS, (2, 24), generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), warnings.catch_warnings():
@@ -112,7 +112,7 @@ def test_a_written_folder_loads_in_transformers_with_the_dequantised_logits(run:
 
 
 def test_the_folder_holds_rounded_masters_the_tokenizer_and_a_record(run: Path) -> None:
-    weights = quantize.dequantized(run / "base")
+    weights = quantize.dequantized(run / "base" / "model.safetensors")
     for name, values in random_state().items():
         expected = quantize.round_nf4(values) if quantize.is_linear(name) else values
         assert torch.equal(weights[f"model.{name}"], expected.to(torch.bfloat16)), name

@@ -47,17 +47,18 @@ def gap(plain: Local, ask: list[Message], adapter: str, expected: list[int], got
     return float(best.values[0] - best.values[1]) if got[at] in best.indices else 1e9
 
 
-def test_64_greedy_tokens_of_the_embedded_model_are_those_of_plain_transformers() -> None:
+@pytest.mark.parametrize("text", ["mean of price", "what can you do"])  # BASE alone answers the first otherwise, CODE the second
+def test_64_greedy_tokens_of_the_embedded_model_are_those_of_plain_transformers(text: str) -> None:
     """Alone and in a mixed batch; one of three may part from it where two logits lie within four steps of bf16 (1/8 from 16 to 32).
 
     Plain transformers is no finer on a CPU: at that place one pass over all tokens and step by step differ by as much.
     """
     weights = local.PACKAGE / "weights"
     own, plain = resident(weights), open_local()
-    ask: list[Message] = [{"role": "user", "content": "What is a p-value"}]  # the three answer it differently
+    ask: list[Message] = [{"role": "user", "content": text}]
     sampling, adapters = Sampling(64), ("base", "code", "theory")
     expected = {name: tokens(plain, name, sampling, ask) for name in adapters}
-    assert len({tuple(one) for one in expected.values()}) == 3
+    assert len({tuple(one) for one in expected.values()}) == 2
     streams = {name: own._steps(own._prompt(ask, name), name, sampling, 1) for name in adapters}
     mixed: dict[str, list[int]] = {name: [] for name in adapters}
     while streams:  # every step computes one token of each, with its own adapter
@@ -100,6 +101,18 @@ def test_adapters_mixed_in_one_forward_give_each_row_its_own(tiny: Resident) -> 
     pieces = [forward(*arguments, part, [start], [3], [1]) for start, part in ((0, ids[:1, :4]), (4, ids[:1, 4:]))]
     assert torch.allclose(pieces[-1].float(), alone[0].float(), atol=0.05, rtol=0.05)
     assert decoder.weights.device == device
+
+
+def test_a_prompt_filled_up_to_a_graphs_length_leaves_the_same_keys_and_values(tiny: Resident) -> None:
+    decoder = tiny._decoder
+    ids = torch.randint(5, 384, (20,), generator=torch.Generator().manual_seed(1))
+    for slot in (0, 1):
+        forward(decoder.weights, decoder.stacks, decoder.cache, Unpacker(), ids[None], [0], [1], [slot])
+        decoder._given[:66] = torch.tensor([2, slot, *ids.tolist(), *[0] * 44])
+        decoder._reader(64, slot > 0)()
+        for part in (decoder.cache.keys, decoder.cache.values):
+            assert torch.allclose(part[:, 1, :, :20].float(), part[:, 2, :, :20].float(), atol=0.05, rtol=0.05)
+        assert decoder.cache.keys[:, 2, :, :20].any()
 
 
 def test_what_a_row_held_before_is_not_seen(tiny: Resident) -> None:

@@ -25,6 +25,11 @@ typedef unsigned long long u64;
 #define CHUNK 256    // columns that a warp copies at once: 16 rows of them are 2048 bytes, and 128 of scales
 #define STAGE 2176
 #define STAGES 2     // copies that are on the way at once, for each warp
+#define BLOCKS 2     // of the matrix kernel that fit on a multiprocessor with up to 8 lanes: bounds its registers
+#define GRID 2       // of those, how many are launched; where one more fits, the next kernel's can start early
+#define SPARED 1     // tiles are dealt from the last block on, so that the first, which have A's work units, get fewer
+#define AHEAD 1      // a block's first unit of A is asked into the L2 before the kernel before has ended
+#define LATE_NORM 1  // a block starts on its tiles while one warp still sums the norm
 #define SHRINK 64.0f // the MLP's inner values are stored divided by this, so that fp16 holds up to 4 million
 
 // Programmatic dependent launch: a kernel starts while the one before it ends, and waits before it reads what that one wrote.
@@ -66,6 +71,12 @@ __device__ __forceinline__ uint2 weights_of(const u8 *address) { // read once: p
 }
 __device__ __forceinline__ void copy16(u32 shared, const void *global) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
+}
+__device__ __forceinline__ void into_l2(const void *global) { asm volatile("prefetch.global.L2 [%0];" ::"l"(global)); }
+__device__ __forceinline__ int int_past_l1(const int *address) {
+  int value;
+  asm volatile("ld.global.cg.s32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+  return value;
 }
 __device__ __forceinline__ u32 acquire(const u32 *address) {
   u32 value;
@@ -135,15 +146,34 @@ __device__ __forceinline__ void lane_values(u32 (&v)[8], const u16 *x, int k, in
   v[0] = lo.x, v[1] = lo.y, v[2] = lo.z, v[3] = lo.w, v[4] = hi.x, v[5] = hi.y, v[6] = hi.z, v[7] = hi.w;
 }
 
-// t of one slot: 16 ranks, one slice of k, all lanes that speak with it.
-template <int NT> __device__ __forceinline__ void project(const Matrix &p, int unit, float *sums) {
+struct Unit { // of A: 16 ranks of one slot, one slice of k
+  int split, tile, slot, begin, end; // begin, end: in blocks of 64 columns
+};
+__device__ __forceinline__ Unit unit_of(const Matrix &p, int number, int speaker) { // the adapter of lane 0 has the first units
+  const int tiles = p.subs * p.rank / 16, split = number % p.splits, blocks = p.k / 64, each = (blocks + p.splits - 1) / p.splits;
+  const int slot = 1 + (number / p.splits / tiles + max(speaker - 1, 0)) % (p.slots - 1);
+  return {split, number / p.splits % tiles, slot, split * each, min(blocks, (split + 1) * each)};
+}
+
+// Ask for the part of A that a unit reads, if any lane seems to speak with its adapter: the slots may still be those of the step before.
+__device__ __forceinline__ void ask_ahead(const Matrix &p, int number) {
+  const int speaker = int_past_l1(p.slot + min((int)threadIdx.x & 31, p.lanes - 1));
+  const Unit unit = unit_of(p, number, __shfl_sync(~0u, speaker, 0));
+  if (!__any_sync(~0u, speaker == unit.slot)) return;
+  const u16 *from = p.a + ((size_t)unit.slot * p.subs * p.rank + unit.tile * 16) * p.k;
+  const int lines = unit.end - unit.begin; // a block of 64 fp16 columns is a line of 128 bytes
+  for (int i = threadIdx.x; i < 16 * lines; i += WARPS * 32) into_l2(from + (size_t)(i / lines) * p.k + (unit.begin + i % lines) * 64);
+}
+
+// t of one unit, for all lanes that speak with its adapter.
+template <int NT> __device__ __forceinline__ void project(const Matrix &p, int number, float *sums) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, q = lane & 3, ranks = p.subs * p.rank;
-  const int split = unit % p.splits, tile = unit / p.splits % (ranks / 16), slot = 1 + unit / p.splits / (ranks / 16);
+  const Unit unit = unit_of(p, number, p.slot[0]);
+  const int split = unit.split, tile = unit.tile, slot = unit.slot;
   bool wanted = lane < p.lanes && p.slot[lane] == slot;
   if (__any_sync(~0u, wanted)) {
     float d[NT][4] = {};
-    const int blocks = p.k / 64, each = (blocks + p.splits - 1) / p.splits, end = min(blocks, (split + 1) * each);
-    for (int block = split * each + warp; block < end; block += WARPS) {
+    for (int block = unit.begin + warp; block < unit.end; block += WARPS) {
       const int at = block * 64 + 16 * q;
       const u16 *row = p.a + ((size_t)slot * ranks + tile * 16 + g) * p.k + at;
       u32 low[8], high[8], x[8];
@@ -182,25 +212,25 @@ template <int NT, int KIND> __device__ __forceinline__ void multiply(const Matri
   u16 *t = (u16 *)(factor + LANES); // (NT * 8, ranks) fp16, once it is whole
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, q = lane & 3;
   const int ranks = p.subs * p.rank, jobs = (p.slots - 1) * (ranks / 16) * p.splits;
-  const int units = jobs + p.m / 16, chunks = p.k / CHUNK;
+  const int tiles = p.m / 16, chunks = p.k / CHUNK;
+  const int first_job = blockIdx.x, own = first_job < jobs ? (jobs - first_job + gridDim.x - 1) / gridDim.x : 0; // units of A here
+  const int first_tile = SPARED ? gridDim.x - 1 - blockIdx.x : first_job + own * gridDim.x - jobs;
   const u32 bank = lane * 4;
   u8 *ring = shared + 32768 + warp * STAGES * STAGE;
   const u32 ring_address = (u32)__cvta_generic_to_shared(ring);
   let_next_start();
 
-  int next_unit = blockIdx.x, next_chunk = warp, filled = 0, stage = 0; // what is copied next, and into which stage
-  while (next_unit < jobs) next_unit += gridDim.x;
-  if (warp >= chunks) next_unit = units;
+  int next_tile = warp < chunks ? first_tile : tiles, next_chunk = warp, filled = 0, stage = 0; // what is copied next, and into which stage
   auto fetch = [&]() {
-    if (next_unit < units) {
-      const size_t tile = next_unit - jobs;
+    if (next_tile < tiles) {
+      const size_t tile = next_tile;
       const u8 *from = p.w + (tile * chunks + next_chunk) * 2048 + lane * 16;
       const u32 to = ring_address + filled * STAGE;
 #pragma unroll
       for (int b = 0; b < 4; b++) copy16(to + b * 512 + lane * 16, from + b * 512);
       if (lane < 8) copy16(to + 2048 + lane * 16, (const u8 *)p.scale + (tile * chunks + next_chunk) * 128 + lane * 16);
       next_chunk += WARPS;
-      if (next_chunk >= chunks) next_chunk = warp, next_unit += gridDim.x;
+      if (next_chunk >= chunks) next_chunk = warp, next_tile += gridDim.x;
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
     filled = filled + 1 == STAGES ? 0 : filled + 1;
@@ -213,8 +243,10 @@ template <int NT, int KIND> __device__ __forceinline__ void multiply(const Matri
 #pragma unroll
     for (int j = 0; j < each; j++) ((uint4 *)shared)[e * 8 + ((j + (threadIdx.x >> 8) * each + e) & 7)] = make_uint4(pair, pair, pair, pair);
   }
+  if (AHEAD && first_job < jobs) ask_ahead(p, first_job);
+  if (LATE_NORM) __syncthreads(); // the table stands
   wait_for_previous();
-  for (int n = warp; n < p.lanes; n += WARPS) {
+  for (int n = LATE_NORM ? WARPS - 1 - warp : warp; n < p.lanes; n += WARPS) { // late: not by the warp that joins the adapters
     float sum = 0;
     for (int i = lane; i < p.hidden / 16; i += 32) sum += p.square[(size_t)n * (p.hidden / 16) + i];
     const float scale = rsqrtf(warp_sum(sum) / p.hidden + p.eps);
@@ -229,15 +261,13 @@ template <int NT, int KIND> __device__ __forceinline__ void multiply(const Matri
   for (int one = p.slots - 1; one; one--)
     if (__any_sync(~0u, slot == one)) first = one;
   bool whole = false;
-  __syncthreads();
+  if (!LATE_NORM) __syncthreads(); // else the sums of the first tile wait for the factors too
 
-  for (int unit = blockIdx.x; unit < units; unit += gridDim.x) {
-    if (unit < jobs) {
-      project<NT>(p, unit, sums);
-      __syncthreads();
-      continue;
-    }
-    const int tile = unit - jobs;
+  for (int job = first_job; job < jobs; job += gridDim.x) {
+    project<NT>(p, job, sums);
+    __syncthreads();
+  }
+  for (int tile = first_tile; tile < tiles; tile += gridDim.x) {
     const int low_row = KIND == SILU ? tile * 8 : tile * 16, high_row = KIND == SILU ? p.m / 2 + tile * 8 : tile * 16 + 8;
     const u16 *b_low = p.b + (size_t)(low_row + g) * p.rank + 4 * q, *b_high = p.b + (size_t)(high_row + g) * p.rank + 4 * q;
     uint2 low_ahead, high_ahead; // of B, on the way while the tile is computed
@@ -366,13 +396,13 @@ template <int NT, int KIND> __device__ __forceinline__ void multiply(const Matri
 
 #define MATRIX(NAME, NT, KIND, BLOCKS) \
   extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS) NAME(const Matrix p) { multiply<NT, KIND>(p); }
-MATRIX(store_1, 1, STORE, 2)
+MATRIX(store_1, 1, STORE, BLOCKS)
 MATRIX(store_2, 2, STORE, 2)
 MATRIX(store_4, 4, STORE, 2)
-MATRIX(add_1, 1, ADD, 2)
+MATRIX(add_1, 1, ADD, BLOCKS)
 MATRIX(add_2, 2, ADD, 2)
 MATRIX(add_4, 4, ADD, 2)
-MATRIX(silu_1, 1, SILU, 2)
+MATRIX(silu_1, 1, SILU, BLOCKS)
 MATRIX(silu_2, 2, SILU, 2)
 MATRIX(silu_4, 4, SILU, 2)
 

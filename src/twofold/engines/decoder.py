@@ -6,7 +6,7 @@ goes through `mistral.forward`, which is the reference and the test.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from twofold.engines.mistral import FUSED, Cache, Shape, Stacks, Unpacker, Unsup
 from twofold.types import Sampling
 
 BUCKETS = (1, 2, 4, 8, 16, 32)
+LENGTHS = (64, 128, 256, 384, 512, 640, 768, 896, 1024)
+"""Tokens of prompts that are read by a captured graph: shorter ones are filled up, longer ones keep a GPU busy without."""
 SLOTS, RANK = 4, 16
 """Room for BASE and three adapters of rank 16 at first; it grows when more come."""
 LONGEST = 8192
@@ -72,6 +74,8 @@ class Decoder:
         self._running: list[int] = []
         self._seated: list[int] = []
         self._graphs: dict[int, Any] = {}
+        self._given = torch.zeros(2 + LENGTHS[-1], dtype=torch.int64, device=device)  # what a reader reads
+        self._readers: dict[tuple[int, bool], Callable[[], Any]] = {}
         self._logits: Tensor | None = None
         if self.kernels:
             self._allocate()
@@ -96,16 +100,50 @@ class Decoder:
 
     def begin(self, ids: Sequence[int], rows: Sequence[int], slot: int, sampling: Sampling, seeds: Sequence[int]) -> None:
         """Give rows a prompt: its tokens but the last go into the cache once, the last is what the first step feeds."""
-        first, device = rows[0], self.weights.device
-        for start, end in pieces(len(ids) - 1):
-            piece = torch.tensor([ids[start:end]], device=device)
-            forward(self.weights, self.stacks, self.cache, self._unpack, piece, [start], [first], [slot])
-        self.cache.share(first, rows[1:], len(ids) - 1)
+        device = self.weights.device
         at = torch.tensor(rows, device=device)
         self._state[at] = torch.tensor([ids[-1], len(ids) - 1, slot], dtype=torch.int32, device=device)
         self._knobs[at] = torch.tensor([sampling.temperature, sampling.top_p, sampling.repetition_penalty], device=device)
         self._seeds[at] = torch.tensor(seeds, device=device)
         self._seen[at] = 0
+        self._prompt(ids[:-1], rows[0], slot)
+        self.cache.share(rows[0], rows[1:], len(ids) - 1)
+
+    def _prompt(self, ids: Sequence[int], row: int, slot: int) -> None:
+        """Put the keys and values of tokens into a row's cache, from its first position on."""
+        device = self.weights.device
+        length = next((one for one in LENGTHS if len(ids) <= one <= self.context), 0)
+        if not (self.kernels and length):
+            for start, end in pieces(len(ids)):
+                piece = torch.tensor([ids[start:end]], device=device)
+                forward(self.weights, self.stacks, self.cache, self._unpack, piece, [start], [row], [slot])
+            return
+        self._given[: length + 2].copy_(torch.tensor([row, slot, *ids, *[0] * (length - len(ids))]))
+        if (key := (length, slot > 0)) not in self._readers:
+            self._readers[key] = self._reader(*key)
+        self._readers[key]()
+
+    def _reader(self, length: int, adapted: bool) -> Callable[[], Any]:
+        """What reads `_given` (row, slot, so many tokens): a captured graph: starting 2,000 operations takes longer than computing them.
+
+        What the tokens behind a prompt leave in the cache is never seen: each position is written before it is read.
+        """
+
+        def read() -> None:
+            row, slot, ids = self._given[:1], self._given[1:2], self._given[2 : length + 2]
+            forward(self.weights, self.stacks, self.cache, self._unpack, ids[None], [0], row, slot if adapted else [0])
+
+        if not self.kernels:
+            return read
+        read()  # loads what the first launches load
+        torch.cuda.synchronize()
+        try:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                read()
+        except RuntimeError:  # no memory for a graph: the same, started one by one
+            return read
+        return graph.replay
 
     def switch(self, row: int, slot: int) -> None:
         """Let another adapter speak in a row from its next token on."""
@@ -180,7 +218,8 @@ class Decoder:
         self._rope = torch.cat([part[: self.context, : shape.head // 2] for part in self.weights.rope.float().unbind(1)], 1).contiguous()
         self._host: Tensor = torch.zeros(most, dtype=number).pin_memory()
         self._done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch gives it no types
-        self._graphs = {}
+        self._graphs, self._readers = {}, {}
+        self._pool = torch.cuda.graph_pool_handle()  # one for all readers, which never run at once
 
     def _capture(self, bucket: int) -> Any:
         seated = self._lanes.clone()
@@ -232,8 +271,8 @@ class Decoder:
 
 
 def _splits(columns: int) -> int:
-    """Slices of a matrix's columns that its LoRA projection is computed in."""
-    return max(1, columns // 1024)
+    """Slices of a matrix's columns that its LoRA projection is computed in: at most the blocks that a GPU of 132 leaves without a tile."""
+    return max(1, min(8, columns // 1024))
 
 
 def uniform(seed: int, position: int) -> float:

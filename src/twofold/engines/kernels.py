@@ -68,7 +68,8 @@ class Kernels:
         self._multiprocessors = device.multi_processor_count
         self._overlap = overlap and device.major >= 9
         source = source or SOURCE.read_text()
-        self._stages, self._warps = (int(source.partition(f"#define {name} ")[2].split()[0]) for name in ("STAGES", "WARPS"))
+        names = ("STAGES", "WARPS", "GRID")
+        self._stages, self._warps, self._most = (int(source.partition(f"#define {name} ")[2].split()[0]) for name in names)
         image = _compile(source, f"sm_{device.major}{device.minor}", group, vocabulary)
         self._module = ctypes.c_void_p()
         self._check(self._driver.cuModuleLoadData(ctypes.byref(self._module), image))
@@ -99,7 +100,7 @@ class Kernels:
             occupancy = self._driver.cuOccupancyMaxActiveBlocksPerMultiprocessor
             self._check(occupancy(ctypes.byref(blocks), self._function(name), warps * 32, size))
             self._shared[name] = shared
-            self._grids[name] = blocks.value * self._multiprocessors
+            self._grids[name] = min(blocks.value, self._most) * self._multiprocessors
         jobs = (matrix.slots - 1) * (matrix.subs * matrix.rank // 16) * matrix.splits
         units = jobs + matrix.m // 16
         self(name, (min(units, self._grids[name]), 1, 1), warps * 32, matrix, shared=shared)

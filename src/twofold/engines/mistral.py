@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
 from twofold.engines.libraries import block_scales
+from twofold.engines.nf4 import BLOCK, unpack
 
 FUSED: Mapping[str, tuple[str, ...]] = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -21,14 +22,6 @@ FUSED: Mapping[str, tuple[str, ...]] = {
     "down": ("mlp.down_proj",),
 }
 """The four matrices of a layer, and the projections that each is made of, from its first row on."""
-BLOCK = 64
-"""Weights that share a scale."""
-CODES = (
-    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
-    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434,
-    0.5626170039176941, 0.7229568362236023, 1.0,
-)  # fmt: skip
-"""The 16 values of NF4 (arXiv 2305.14314, appendix E)."""
 MOST = 2048
 """Tokens of a prompt that are computed at once."""
 
@@ -75,8 +68,7 @@ class Packed:
     def values(self) -> Tensor:
         """The weights in bf16 (rows, columns)."""
         if self.plain is None:
-            nibbles = torch.stack([self.w >> 4, self.w & 15], -1).reshape(len(self.w), -1, BLOCK).long()
-            self.plain = (torch.tensor(CODES)[nibbles] * self.scale.float()[..., None]).reshape(len(self.w), -1).bfloat16()
+            self.plain = unpack(self.w, self.scale.float(), len(self.w), torch.bfloat16)
         return self.plain
 
 
@@ -264,19 +256,23 @@ def forward(
     unpack: Unpacker,
     ids: Tensor,
     starts: Sequence[int],
-    rows: Sequence[int],
-    slots: Sequence[int],
+    rows: Sequence[int] | Tensor,
+    slots: Sequence[int] | Tensor,
 ) -> Tensor:
     """Compute tokens and store their keys and values; return the last hidden state of each row, normed, (rows, hidden) bf16.
 
     ids: (rows, tokens); row i continues cache row rows[i] from position starts[i] with the adapter in slots[i]. A prompt is one row, and is
-    computed with views where several rows need gathers: on a GPU the time of a prompt goes into starting operations.
+    computed with views where several rows need gathers: on a GPU the time of a prompt goes into starting operations. Rows and slots that
+    are int64 tensors on the device are read there, so that a captured graph serves any row and adapter; then all starts are 0.
     """
     shape, device, (count, length) = weights.shape, weights.device, ids.shape
-    alone, upto = count == 1, max(starts) + length
-    places = torch.tensor(starts, device=device)[:, None] + torch.arange(length, device=device)  # (rows, tokens)
-    seats = torch.tensor(rows, device=device)
-    chosen = torch.tensor(slots, device=device)
+    alone, upto = count == 1 and not isinstance(rows, Tensor), max(starts) + length
+    places = torch.arange(length, device=device).expand(count, -1)  # (rows, tokens)
+    if any(starts):
+        places = places + torch.tensor(starts, device=device)[:, None]
+    seats = rows if isinstance(rows, Tensor) else torch.tensor(rows, device=device)
+    speaking = isinstance(slots, Tensor) or any(slots)
+    chosen = slots if isinstance(slots, Tensor) else torch.tensor(slots, device=device) if speaking else seats
     tables = weights.rope[None, starts[0] : upto] if alone else weights.rope[places]  # (rows, tokens, 2, head)
     cos, sin = (part[:, :, None] for part in tables.unbind(2))
     causal = length > 1 and not any(starts)
@@ -291,7 +287,7 @@ def forward(
 
     def times(x: Tensor, name: str, index: int) -> Tensor:
         y = linear(x, unpack(weights.layers[index].matrices[name]))
-        if not any(slots):
+        if not speaking:
             return y
         wide = x.dtype if x.is_cuda else torch.float32
         inner = x.to(wide) @ adapters(stacks.a[name][index], wide).mT  # (rows, tokens, projections * rank)

@@ -78,7 +78,7 @@ def plain(folder: Path) -> Any:
     shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     shape.pop("quantization_config", None)
     model = MistralForCausalLM(MistralConfig(**shape)).float().eval()
-    model.load_state_dict(dequantized(folder), strict=False)
+    model.load_state_dict(dequantized(folder / "model.safetensors"), strict=False)
     model.tie_weights()
     return model
 

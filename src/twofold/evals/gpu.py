@@ -2,7 +2,8 @@
 
 The weights are random at the shape of Mistral-7B-Instruct-v0.3, made and quantised on the device layer by layer: speed and memory do not
 depend on the values. All systems read the same NF4 bytes. The limit is what a copy in the same run moves, over the bytes that one token
-must read. Training cells come from `evals.gpu_train`. What was not run is listed with the reason.
+must read. Training cells come from `evals.gpu_train`. What was not run is listed with the reason, and the file is written after every cell,
+so that a run that is cut short keeps what it has.
 """
 
 from __future__ import annotations
@@ -27,13 +28,19 @@ if TYPE_CHECKING:
 
     from twofold.engines.decoder import Decoder
     from twofold.engines.local import Local
-    from twofold.engines.mistral import Shape
+    from twofold.engines.mistral import Shape, Weights
 
 OURS, PLAIN, STATIC = "twofold", "transformers generate", "transformers generate, static cache"
 ADAPTERS: Mapping[str, tuple[int, ...]] = {"none": (0,), "one": (1,), "mixed": (1, 2)}
 """What each kind of cell speaks with, in turn over the rows of its batch: slots of adapters, 0 for the base."""
 PEERS = ("unsloth", "vllm")
 """Systems that take weights only from a folder or a hub; their own figures are quoted in docs/serving.md where there are any."""
+Keep = Callable[[Sequence[Mapping[str, Any]], Mapping[str, str], Mapping[str, Any]], None]
+"""Takes the cells of a task so far, what was not run and why, and the facts that they share."""
+FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, ImportError, TwofoldError)
+"""What one system may raise without stopping the others; torch's lack of memory is a RuntimeError."""
+ASKS = ("What is a p-value", "Plot a histogram of price", "What is cross-validation?")
+"""What the greedy tokens of a trained model are compared on."""
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "triton", "accelerate")
 
 
@@ -51,7 +58,7 @@ class Config:
     """Tokens of a run of a peer, which takes longer"""
     prompt: int = 512
     """Tokens of the prompt"""
-    batches: tuple[int, ...] = (1, 8, 32)
+    batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """Sizes of batches"""
     layers: int = 32
     """Layers of the random model; fewer for a trial"""
@@ -70,11 +77,15 @@ def main(config: Config) -> None:
     if not (card := resident.gpu()):
         raise TwofoldError("No GPU that torch can use is here: `twofold doctor` says more, and `twofold bench cpu` measures the processor.")
     result = json.loads(config.out.read_text()) if config.out.exists() else {}
-    for task in ("decode", "train") if config.what == "all" else (config.what,):
-        cells, not_run, facts = (decode if task == "decode" else train)(config)
-        merge(result, task, cells, not_run, {"card": card, "when": f"{datetime.now(UTC):%Y-%m-%d}", "versions": versions(), **facts})
-        config.out.parent.mkdir(parents=True, exist_ok=True)
+    shared = {"card": card, "when": f"{datetime.now(UTC):%Y-%m-%d}", "versions": versions()}
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+
+    def keep(task: str, cells: Sequence[Mapping[str, Any]], not_run: Mapping[str, str], facts: Mapping[str, Any]) -> None:
+        merge(result, task, cells, not_run, shared | dict(facts))
         config.out.write_text(json.dumps(result, indent=1) + "\n")
+
+    for task in ("decode", "train") if config.what == "all" else (config.what,):
+        (decode if task == "decode" else train)(config, partial(keep, task))
     if config.page.exists() and any(cell["task"] == "decode" for cell in result["cells"]):
         write_page(result, config.page)
     print(table(result))
@@ -90,15 +101,17 @@ def merge(
     result["not_run"] = result.get("not_run", {}) | {task: dict(not_run)}
 
 
-def train(_: Config) -> tuple[list[dict[str, Any]], dict[str, str], dict[str, Any]]:
-    """Training cells, what was not run and why, and no facts; the table of docs/training.md is written on the way."""
+def train(_: Config, keep: Keep) -> None:
+    """Keep the training cells, one more at a time, and write the table of docs/training.md."""
     from twofold.evals import gpu_train
 
-    found = gpu_train.train_cells()
+    found: list[dict[str, Any]] = []
+    for one in gpu_train.train_cells():
+        found.append(one)
+        not_run = {cell["system"]: cell["not_run"] for cell in found if "not_run" in cell}
+        keep([cell for cell in found if "not_run" not in cell], not_run, {})
     if gpu_train.PAGE.exists():
         gpu_train.write_page(found, gpu_train.PAGE)
-    not_run = {cell["system"]: cell["not_run"] for cell in found if "not_run" in cell}
-    return [cell for cell in found if "not_run" not in cell], not_run, {}
 
 
 def versions() -> dict[str, str]:
@@ -115,9 +128,11 @@ def versions() -> dict[str, str]:
 # decoding
 
 
-def decode(config: Config) -> tuple[list[dict[str, Any]], dict[str, str], dict[str, Any]]:
-    """Return the decoding cells, what was not run and why, and the facts that all cells share."""
+def decode(config: Config, keep: Keep) -> None:
+    """Keep the decoding cells, one more at a time: our decoder first, then the greedy tokens of a trained model, then the peers."""
     import torch
+
+    from twofold.engines.mistral import gather
 
     not_run = {name: f"{'no cell is written for it' if importlib.util.find_spec(name) else 'not installed'}" for name in PEERS}
     copy = copy_speed()
@@ -132,7 +147,7 @@ def decode(config: Config) -> tuple[list[dict[str, Any]], dict[str, str], dict[s
         "flags": {OURS: "NF4 double quant, scales unfolded to fp16, one CUDA graph a batch size, programmatic dependent launch",
                   PLAIN: "generate, greedy, dynamic cache, NF4 double quant, bf16, peft LoRA r=16 on all linears",
                   STATIC: "the same with cache_implementation=static, which transformers does not compile for bitsandbytes"},
-        "prompt_tokens": config.prompt,
+        "prompt_tokens": config.prompt, "checks": {},
     }  # fmt: skip
     cells: list[dict[str, Any]] = []
 
@@ -142,47 +157,49 @@ def decode(config: Config) -> tuple[list[dict[str, Any]], dict[str, str], dict[s
         cell = {"system": system, "task": "decode", "batch": batch, "adapter": adapter, "tokens_per_second": round(median(rates), 2)}
         cell |= {"first_token_ms": None, "switch_ms": None, "peak_gib": round(peak, 2), "limit_share": round(share, 1)}
         cells.append(cell | {"spread": spread, "samples": [round(rate, 2) for rate in rates]} | more)
+        keep(cells, not_run, facts)
         print(f"{system:38} batch {batch:3} {adapter:6} {cells[-1]['tokens_per_second']:9.1f} tok/s", file=sys.stderr, flush=True)
 
-    static = {"cache_implementation": "static", "disable_compile": True}  # as `generate` itself decides for bitsandbytes
-    for kind, run in {PLAIN: {}, STATIC: static}.items():
+    def attempt(name: str, work: Callable[..., Any], *given: Any) -> Any:
         try:
-            generate(config, model, kind, run, add)
-        except (RuntimeError, ValueError, TypeError, AttributeError, ImportError) as error:
-            not_run[kind] = " ".join(str(error).split())[:160]
-    facts["checks"] = ours(config, model, add)  # last: it takes the weights away from the model
+            return work(*given)
+        except FAILURES as error:
+            not_run[name] = " ".join(str(error).split())[:160]
+        finally:
+            keep(cells, not_run, facts)
+
+    weights = attempt(OURS, gather, model)  # takes the weights away from the model
     del model
+    for batch in config.batches if weights else ():
+        facts["checks"] |= attempt(f"{OURS}, batch {batch}", ours, config, weights, batch, add) or {}
+    del weights
     torch.cuda.empty_cache()
     if config.checked:
-        try:
-            facts["checks"] |= {"greedy": greedy(config.checked)}
-        except TwofoldError as error:
-            not_run["greedy tokens of a trained model"] = str(error)
-    return cells, not_run, facts
+        facts["checks"]["greedy"] = attempt("greedy tokens of a trained model", greedy, config.checked)
+    static = {"cache_implementation": "static", "disable_compile": True}  # as `generate` itself decides for bitsandbytes
+    model = attempt("peers", random_model, config.layers)
+    for kind, run in {PLAIN: {}, STATIC: static}.items() if model else ():
+        attempt(kind, generate, config, model, kind, run, add)
 
 
-def ours(config: Config, model: Any, add: Callable[..., None]) -> dict[str, Any]:
-    """Measure our decoder, one for each size of batch so that its cache counts in the peak; return how far its logits are off."""
+def ours(config: Config, weights: Weights, batch: int, add: Callable[..., None]) -> dict[str, float]:
+    """Measure our decoder with room for one size of batch, so that its cache counts in the peak; return how far its logits are off."""
     import torch
 
     from twofold.engines.decoder import Decoder
-    from twofold.engines.mistral import gather
 
-    weights, checks = gather(model), {}
-    context = config.prompt + config.runs * config.tokens + 128  # the switches are 80 steps
-    for batch in config.batches:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        decoder = Decoder(weights, batch, context)
-        for slot in (1, 2):
-            decoder.write(slot, random_adapter(weights.shape, slot), 16, 1.0)
-        ids = random_prompt(config.prompt, weights.shape.vocabulary)
-        checks[f"logits_relative_error_batch_{batch}"] = logits_error(decoder, ids, batch)
-        for adapter, slots in ADAPTERS.items():
-            if batch > 1 or adapter != "mixed":
-                cell(config, decoder, ids, adapter, [slots[row % len(slots)] for row in range(batch)], add)
-        del decoder
-    return checks
+    torch.cuda.empty_cache()
+    decoder = Decoder(weights, batch, config.prompt + config.runs * config.tokens + 128)  # the switches are 80 steps
+    for slot in (1, 2):
+        decoder.write(slot, random_adapter(weights.shape, slot), 16, 1.0)
+    ids = random_prompt(config.prompt, weights.shape.vocabulary)
+    errors = {f"logits_relative_error_batch_{batch}": logits_error(decoder, ids, batch)}
+    errors["prompt_relative_error"] = prompt_error(decoder, ids)
+    torch.cuda.reset_peak_memory_stats()  # what the checks took is no part of it
+    for adapter, slots in ADAPTERS.items():
+        if batch > 1 or adapter != "mixed":
+            cell(config, decoder, ids, adapter, [slots[row % len(slots)] for row in range(batch)], add)
+    return errors
 
 
 def cell(config: Config, decoder: Decoder, ids: list[int], adapter: str, slots: Sequence[int], add: Callable[..., None]) -> None:
@@ -256,6 +273,21 @@ def logits_error(decoder: Decoder, ids: list[int], batch: int) -> float:
     return round(worst, 5)
 
 
+def prompt_error(decoder: Decoder, ids: list[int]) -> float:
+    """Relative error (Frobenius) of the keys and values that a prompt leaves through its graph, against operations started one by one."""
+    import torch
+
+    from twofold.engines.mistral import Unpacker, forward
+
+    decoder.begin([*ids, 0], [0], 1, Sampling(), [0])
+    spare = decoder.rows
+    given = torch.tensor([ids], device=decoder.weights.device)
+    forward(decoder.weights, decoder.stacks, decoder.cache, Unpacker(decoder.kernels), given, [0], [spare], [1])
+    parts = decoder.cache.keys, decoder.cache.values
+    got, expected = (torch.cat([part[:, row, :, : len(ids)].float().flatten() for part in parts]) for row in (0, spare))
+    return round(float((got - expected).norm() / expected.norm()), 5)
+
+
 def generate(config: Config, model: Any, system: str, how: Mapping[str, Any], add: Callable[..., None]) -> None:
     """Measure `generate` of transformers, plain and through peft, at batch 1 and, with a dynamic cache, 8."""
     import torch
@@ -300,8 +332,6 @@ def greedy(model: str, tokens: int = 64) -> list[dict[str, Any]]:
     Where they first differ, `gap` is the distance of the two best logits of plain transformers there, in the logits' own units: bf16
     cannot tell apart what is closer than about 1/128 of their size.
     """
-    import torch
-
     from twofold.engines.local import PACKAGE, Local, _load_base, open_local
 
     own = open_local(model)
@@ -310,7 +340,14 @@ def greedy(model: str, tokens: int = 64) -> list[dict[str, Any]]:
     plain = Local("plain", *_load_base(base), folder=base)
     for name in sorted(own.adapters - {"base"}):
         plain.load(name, own._folders[name])
-    ask: list[Message] = [{"role": "user", "content": "What is a p-value"}]
+    return [row for ask in ASKS for row in compared(own, plain, ask, tokens)]
+
+
+def compared(own: Local, plain: Local, question: str, tokens: int) -> list[dict[str, Any]]:
+    """A row for each adapter of `greedy`."""
+    import torch
+
+    ask: list[Message] = [{"role": "user", "content": question}]
     ids, sampling, names = own._prompt(ask, "base"), Sampling(tokens), sorted(own.adapters)
     mixed: dict[str, list[int]] = {name: [] for name in names}
     streams: dict[str, Iterator[dict[int, int]]] = {name: own._steps(ids, name, sampling, 1) for name in names}
@@ -329,8 +366,9 @@ def greedy(model: str, tokens: int = 64) -> list[dict[str, Any]]:
         if differ is not None:
             best = plain._step(torch.tensor([ids + expected[:differ]]), plain._cache(), name)[0].topk(2).values
             gap = round(float(best[0] - best[1]), 4)
-        row = {"adapter": name, "tokens": len(expected), "equal": alone == expected, "equal_in_mixed_batch": mixed[name] == alone}
-        found.append(row | {"first_difference": differ, "gap": gap, "engine": engine_of(own)})
+        row = {"question": question, "adapter": name, "tokens": len(expected), "equal": alone == expected}
+        row |= {"equal_in_mixed_batch": mixed[name] == alone, "first_difference": differ, "gap": gap}
+        found.append(row | {"engine": engine_of(own)})
     return found
 
 

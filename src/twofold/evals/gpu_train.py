@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -43,8 +43,8 @@ Step = Callable[[Sequence[Row]], float]
 
 def train_cells(
     base: str = "", rows: Path = Path("data/train.jsonl"), *, timed: int = 5, systems: Sequence[str] = (), limit: float = 900
-) -> list[dict[str, Any]]:
-    """One cell a system: those named, or all. What cannot be run has `tokens_per_second` None and says why under `not_run`.
+) -> Iterator[dict[str, Any]]:
+    """Yield one cell a system, as they end: those named, or all. What cannot be run has no `tokens_per_second` and says why as `not_run`.
 
     base: an NF4 folder; empty makes a random one. rows: chat rows (JSON Lines), tokenised as the embedded model does, which fits any
     vocabulary of 16,384 or more. limit: seconds for all systems together. Raises TwofoldError without a GPU.
@@ -61,7 +61,8 @@ def train_cells(
         if not base:
             random_base(scratch / "base")
         ends = time.monotonic() + limit
-        return [cell(name, _result(*process, ends - time.monotonic())) for name, process in started.items()]
+        for name, process in started.items():
+            yield cell(name, _result(*process, ends - time.monotonic()))
 
 
 def chosen_rows(path: Path, count: int) -> list[list[Row]]:

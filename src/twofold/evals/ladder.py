@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from twofold import clean, notebook, prompts, retrieve
 from twofold.datasets import build, rows
@@ -83,6 +82,7 @@ def reload(base: Path) -> list[Gate]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
 
     from twofold.engines.libraries import import_bitsandbytes
+    from twofold.train.quantize import dequantized
 
     import_bitsandbytes()
     tokenizer = AutoTokenizer.from_pretrained(str(base), local_files_only=True)
@@ -90,7 +90,7 @@ def reload(base: Path) -> list[Gate]:
     shape = json.loads((base / "config.json").read_text(encoding="utf-8"))
     shape.pop("quantization_config")
     plain = MistralForCausalLM(MistralConfig(**shape)).float().eval()
-    plain.load_state_dict(unpacked(base), strict=False)
+    plain.load_state_dict(dequantized(base / "model.safetensors", torch.float32), strict=False)
     plain.tie_weights()
     exact = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32, local_files_only=True).eval()
     for layer in exact.modules():
@@ -108,24 +108,6 @@ def reload(base: Path) -> list[Gate]:
             same += (served(ids).logits.argmax(-1) == logits.argmax(-1))[0].tolist()
     reloaded = Gate(0, "NF4 folder against its weights: largest difference of logits", worst, 1e-3, worst <= 1e-3, len(same))
     return [reloaded, share(0, "the same likeliest token from the bf16 kernel of this machine", same, 98.0)]
-
-
-def unpacked(base: Path) -> dict[str, Any]:
-    """The float32 weights of an NF4 folder; `train.quantize.dequantized` gives the same rounded to bf16."""
-    import torch
-    from safetensors.torch import load_file
-
-    from twofold.train.quantize import BLOCK, CODES, dequantized
-
-    weights, table = load_file(base / "model.safetensors"), torch.tensor(CODES)
-    found = {}
-    for name, value in dequantized(base).items():
-        if f"{name}.absmax" in weights:
-            codes = torch.stack([weights[name][:, 0] >> 4, weights[name][:, 0] & 15], 1).reshape(-1, BLOCK).long()
-            found[name] = (table[codes] * weights[f"{name}.absmax"][:, None]).reshape(value.shape)
-        else:
-            found[name] = value.float()
-    return found
 
 
 def names(count: int, rng: random.Random) -> list[str]:

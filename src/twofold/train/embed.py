@@ -6,11 +6,15 @@ card, or a wording and the text it should find, mixed with the first kind so tha
 learn the router's labels beside it. Held-out intents and cards, the last wordings of each and the router's tests are never shown.
 """
 
+import itertools
+import multiprocessing
+import os
 import random
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,18 +127,25 @@ def document_pairs(document: dict[str, Any], rng: random.Random) -> Iterator[tup
 
 
 def pairs(config: Config) -> list[tuple[str, str]]:
-    """The pairs of all shards with running text, at most `config.pairs`, in random order."""
+    """The pairs of all shards with running text, at most `config.pairs`, in random order; a process a shard."""
     from tqdm import tqdm
 
-    rng, found = random.Random(config.seed), list[tuple[str, str]]()
-    dropped = {tuple(line.split("\t")[:2]) for line in Path(config.drop).read_text().splitlines()} if config.drop else set()
-    for shard in corpus.shards(Path(config.corpus)):
-        for number, document in enumerate(tqdm(corpus.documents(shard), desc=shard.name, file=sys.stderr, disable=None, unit="doc")):
-            if document["kind"] == "code" or (shard.name, str(number)) in dropped or not corpus.wanted(document["text"]):
-                continue
-            found += document_pairs(document, rng)
-    rng.shuffle(found)
+    shards = corpus.shards(Path(config.corpus))
+    with ProcessPoolExecutor(min(len(shards), os.cpu_count() or 1), multiprocessing.get_context("spawn")) as pool:
+        parts = pool.map(shard_pairs, shards, itertools.repeat(config))
+        found = [pair for part in tqdm(parts, desc="shards", total=len(shards), file=sys.stderr, disable=None) for pair in part]
+    random.Random(config.seed).shuffle(found)
     return found[: config.pairs]
+
+
+def shard_pairs(shard: Path, config: Config) -> list[tuple[str, str]]:
+    """The pairs of one shard."""
+    rng, found = random.Random(f"{config.seed}/{shard.name}"), list[tuple[str, str]]()
+    dropped = {tuple(line.split("\t")[:2]) for line in Path(config.drop).read_text().splitlines()} if config.drop else set()
+    for number, document in enumerate(corpus.documents(shard)):
+        if document["kind"] != "code" and (shard.name, str(number)) not in dropped and corpus.wanted(document["text"]):
+            found += document_pairs(document, rng)
+    return found
 
 
 def wordings(config: Config) -> list[tuple[list[str], list[str], list[str]]]:

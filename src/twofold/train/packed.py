@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from twofold.train.quantize import BLOCK, CODES
+from twofold.engines.nf4 import BLOCK, unpack
 from twofold.types import TwofoldError
 
 IGNORED = -100
@@ -176,13 +176,6 @@ def plan(free: int, shape: Shape, tokens: int, rank: int, nf4: bool = True) -> P
 
 
 # Linears
-
-
-def unpack(codes: Tensor, absmax: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
-    """The matrix (rows, columns) that NF4 codes (two a byte) and their float32 scales (one a block of 64) stand for."""
-    both = torch.stack([codes >> 4, codes & 15], dim=-1).reshape(-1, BLOCK)
-    table = torch.tensor(CODES, device=codes.device)
-    return (table[both.int()] * absmax[:, None]).to(dtype).reshape(rows, -1)
 
 
 def _beside(matrix: Tensor, lora: Tensor) -> Tensor:

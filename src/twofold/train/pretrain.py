@@ -78,6 +78,8 @@ class Config:
     """Sequence length in the late phase."""
     late: float = 0.6
     """Progress (0-1) at which the late mix and context begin."""
+    chat: float = 0.0
+    """Share of the chat slices in the late mix (0-1); 0 = as in LATE."""
     nf4: float = 0.7
     """Progress at which forward weights are rounded to NF4."""
     decay_from: float = 0.4
@@ -104,6 +106,15 @@ class Config:
     """Model folder (NF4 or bf16, of this shape and tokenizer) whose weights the run goes on from; empty = random weights."""
     wait_for: str = ""
     """Comma-separated slices without which training does not begin (files may arrive while it runs)."""
+
+
+def late_mix(chat: float) -> dict[str, float]:
+    """The late shares with another share of chats (0-1; 0 = as they are); all else keeps its proportions."""
+    chats = sum(share for name, share in LATE.items() if name.startswith("chat-"))
+    rest = sum(LATE.values()) - chats
+    if not chat:
+        return dict(LATE)
+    return {name: share * (chat / chats if name.startswith("chat-") else (1 - chat) / rest) for name, share in LATE.items()}
 
 
 def rotary(length: int, width: int, theta: float = 10_000.0) -> tuple[Tensor, Tensor]:
@@ -256,7 +267,7 @@ def start_from(model: Model, folder: Path) -> None:
     """Give a model the weights of a folder. Raises TwofoldError when there are none or they are of another shape."""
     if not (folder / "model.safetensors").exists():
         raise TwofoldError(f"no model.safetensors in {folder}: name the folder of a quantised or exported model with --init")
-    found = {name.removeprefix("model."): value.float() for name, value in dequantized(folder).items()}
+    found = {name.removeprefix("model."): value.float() for name, value in dequantized(folder / "model.safetensors").items()}
     wanted = dict(model.named_parameters())
     odd = sorted(name for name in wanted if name not in found or found[name].shape != wanted[name].shape)
     if odd:
@@ -600,7 +611,7 @@ def main(config: Config) -> None:
         ahead = next(drawn) // accumulate
         late = ahead / config.steps >= config.late if config.steps else stage["late"]
         length = config.late_context if late else config.context
-        rows = data.batch(LATE if late else EARLY, max(1, config.micro_tokens // length), length)
+        rows = data.batch(late_mix(config.chat) if late else EARLY, max(1, config.micro_tokens // length), length)
         return rows, data.state()
 
     log = out / "log.jsonl"

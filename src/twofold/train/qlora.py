@@ -84,7 +84,7 @@ def load_base(name: str, device: torch.device | None = None) -> tuple[Any, Any]:
     if quantised and not quantised.get("bnb_4bit_use_double_quant") and (folder / "model.safetensors").exists():
         del config.quantization_config
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-        weights = dequantized(folder)
+        weights = dequantized(folder / "model.safetensors")
         weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
         model.load_state_dict(weights)
         model.to(device if device and device.type == "cuda" else torch.float32)

@@ -15,15 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from twofold.engines.nf4 import BLOCK, CODES, unpack
 from twofold.train import record
 from twofold.types import TwofoldError
 
-BLOCK = 64
-CODES = (
-    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
-    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434,
-    0.5626170039176941, 0.7229568362236023, 1.0,
-)  # fmt: skip
 # The thresholds that bitsandbytes' kernels compare with (dQuantizeNF4): close to the midpoints of neighbouring codes.
 EDGES = (
     -0.8480964004993439, -0.6106329262256622, -0.4599952697753906, -0.33967943489551544, -0.23460740596055984, -0.13791173323988914,
@@ -105,18 +100,16 @@ def main(config: Config) -> None:
     print(f"{out}: {size / 2**20:.0f} MiB")
 
 
-def dequantized(folder: Path) -> dict[str, Tensor]:
-    """The bf16 weights of an NF4 folder, by transformers' names; needs no bitsandbytes."""
+def dequantized(file: Path, dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
+    """The tensors of a file that holds NF4 matrices (`pack`): the matrices as dtype, the others as stored. Needs no bitsandbytes."""
     from safetensors.torch import load_file
 
-    tensors = load_file(folder / "model.safetensors")
-    table = torch.tensor(CODES)
+    tensors = load_file(file)
     result = {}
     for name, values in tensors.items():
         if f"{name}.absmax" in tensors:
-            flat = torch.stack([values[:, 0] >> 4, values[:, 0] & 15], dim=1).reshape(-1, BLOCK).long()
-            shape = json.loads(bytes(tensors[f"{name}.quant_state.bitsandbytes__nf4"].tolist()))["shape"]
-            result[name] = (table[flat] * tensors[f"{name}.absmax"][:, None]).reshape(shape).to(torch.bfloat16)
+            rows, _ = json.loads(bytes(tensors[f"{name}.quant_state.bitsandbytes__nf4"].tolist()))["shape"]
+            result[name] = unpack(values, tensors[f"{name}.absmax"], rows, dtype)
         elif ".absmax" not in name and ".quant_" not in name:
             result[name] = values
     return result
