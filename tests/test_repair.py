@@ -33,6 +33,14 @@ def test_two_columns_as_close_are_told_apart_by_the_question_or_not_at_all() -> 
     assert repair.closest("pric", {"price", "prico"}, "mean of prico") == "prico"
 
 
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("temperature", "temp_c"), ("parent_education", "parent_edu"), ("department", "dept"), ("distance", None), ("tem", "temp_c")],
+)
+def test_a_word_and_its_abbreviation_are_one_column(wrong: str, right: str | None) -> None:
+    assert repair.closest(wrong, {"temp_c", "parent_edu", "dept", "dist_km", "dist_mi"}) == right
+
+
 RUN_ERRORS = [
     ("for n, c in df.iteritems():  # keep\n    print(n)", "'DataFrame' object has no attribute 'iteritems'", 1, ".items()"),
     ("x = df.append({'a': 1})", "'DataFrame' object has no attribute 'append'", 1, "pd.concat([df, pd.DataFrame([{'a': 1}])])"),

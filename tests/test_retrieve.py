@@ -73,14 +73,14 @@ def test_versus_keeps_the_line_that_compares() -> None:
 @pytest.mark.parametrize("kind", ["example", "card"])
 @pytest.mark.parametrize("question", ["", "   ", "asdf qwer zxcv", "my cat sleeps on the sofa", "!!!", "12345", "🤖🤖"])
 def test_nonsense_finds_nothing(question: str, kind: retrieve.Kind) -> None:
-    assert nearest(question, kind, k=2) == ()
+    assert nearest(question, kind) == ()
 
 
 @pytest.mark.parametrize("start", ["\x00", "((", "[INST]", '"', "\ud800", *(20_000 * mark for mark in ("a", "_", "\ufdfa", "交", "१"))])
 def test_hostile_text_is_only_text(start: str) -> None:
     began = time.perf_counter()
     for kind in ("example", "card"):
-        nearest(start + " histogram", kind, k=2, notebook=f'df: 3 rows; "{start}" float64', history=[{"role": "user", "content": start}])
+        nearest(start + " histogram", kind, notebook=f'df: 3 rows; "{start}" float64', history=[{"role": "user", "content": start}])
     assert time.perf_counter() - began < 5
 
 
@@ -88,7 +88,7 @@ def test_hostile_text_is_only_text(start: str) -> None:
 @given(st.text(max_size=300), st.text(max_size=300))
 def test_any_text_gives_notes_within_the_budget(question: str, notebook: str) -> None:
     for kind in ("example", "card"):
-        assert sum(len(note.text) for note in nearest(question, kind, k=2, notebook=notebook)) <= retrieve.BUDGET
+        assert sum(len(note.text) for note in nearest(question, kind, notebook=notebook)) <= retrieve.BUDGET
 
 
 def test_the_users_own_names_say_nothing() -> None:
@@ -98,7 +98,7 @@ def test_the_users_own_names_say_nothing() -> None:
     }  # fmt: skip
     own = retrieve.schema_names(notebook)
     assert retrieve.anonymous("histogram of Heatmap and violin plot by order date", own).split() == ["histogram", "of", "and", "by", "date"]
-    assert all("heatmap" not in source for source in found("plot a histogram of heatmap", "example", k=2, notebook=notebook))
+    assert all("heatmap" not in source for source in found("plot a histogram of heatmap", "example", notebook=notebook))
 
 
 def test_a_follow_up_is_read_with_its_question() -> None:
@@ -134,7 +134,7 @@ def test_an_example_is_whole_or_absent() -> None:
 def test_names_of_stop_words_or_nothing_do_no_harm() -> None:
     index = retrieve.build([Source((Note("card", "the", "text", "a"),), ("the", "", "?!"))])
     assert index.mentioned("the ?!") == []
-    assert retrieve.choose(retrieve.build([]), "anything", 1, {}) == []
+    assert retrieve.choose(retrieve.build([]), "anything", {}) == []
 
 
 def test_a_missing_or_broken_file_says_what_to_do(tmp_path: Path) -> None:
@@ -185,12 +185,12 @@ def test_of_two_alike_the_plain_one_is_meant() -> None:
         assert index.sources[first].notes[0].source == source
 
 
-def test_an_example_that_does_not_stand_clear_stays_away() -> None:
+def test_rivals_of_an_example_join_it_and_nothing_else() -> None:
     ids = ("one", "two", "three", "four")
     sources = [
         retrieve.Source((Note("example", one, "1", one),), (), (key,))
         for one, key in zip(ids, ("violin plot", "violin plots", "melt", "pivot"), strict=True)
     ]
     index = retrieve.build(sources)
-    assert retrieve.choose(index, "a violin plot", 2, {}) == []
-    assert retrieve.choose(index, "please melt it", 2, {}) == [2]
+    assert retrieve.choose(index, "a violin plot", {}) == [0, 1]
+    assert retrieve.choose(index, "please melt it", {}) == [2]

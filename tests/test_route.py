@@ -1,5 +1,7 @@
 import time
+from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from twofold import classify, route
@@ -211,3 +213,12 @@ def test_user_text_is_never_a_template() -> None:
 
 def test_weights_can_be_swapped() -> None:
     assert decide(Request(text="drop the nulls"), classifier=classify.load()) == decide(Request(text="drop the nulls"))
+
+
+def test_a_value_of_the_users_frame_says_what_the_question_is_about() -> None:
+    frame = pd.DataFrame({"fuel": ["diesel", "petrol", "diesel"], "price": [1, 2, 3]})
+    assert route.values("only the Diesel cars under 10000", [("df", frame)]) == ["diesel"]
+    assert route.values("only the dieselcars", [("df", frame)]) == []
+    asked = Request("only the diesel cars under 10000 pls, cheapest first", notebook="df: 3 rows; fuel str, price int64")
+    assert route.decide(asked).adapter is None
+    assert route.decide(replace(asked, frames=(("df", frame),))).adapter == "code"

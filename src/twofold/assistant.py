@@ -57,7 +57,7 @@ def stream(request: Request, engine: Engine, sampling: Sampling | None = None) -
     adapter = speaker(route, engine)
     recalled = memory.recall(request.history, route)
     kind = NOTES.get(route.adapter)
-    notes = retrieve.nearest(request.text, kind, k=2, notebook=request.notebook, history=recalled) if kind else ()
+    notes = retrieve.nearest(request.text, kind, notebook=request.notebook, history=recalled) if kind else ()
     messages = prompts.compose(route.adapter, request.text, notebook=request.notebook, notes=notes, recalled=recalled)
     reply = Reply("", route, adapter=adapter, attempts=1, sources=tuple(note.source for note in notes))
     yield from _answered(reply, messages, request, engine, sampling or Sampling(), started)

@@ -55,12 +55,10 @@ MEANING = 3.0
 """Weight of the cosine against BM25's score for each unit of a question's own weight."""
 ENOUGH = 1.75
 """Least score of the best note: it costs 1 % (examples) to 7 % (cards) of the right notes and silences half of all stray questions."""
-RIVAL = 0.4
-"""How far below the best score a further card may stand and still be worth its place."""
-CLEAR = 0.8
-"""How far an example must stand above the next one: 97 of 100 that do are right, for 56 of 100 wordings of a known task, and an everyday
-question, of which no example is, gets one in 9 of 100 cases (at 0.3: 93, 77 and 37). A near but different example misleads CODE more than a
-right one helps it (everyday questions: 77 % right without examples, 57 % with whatever BM25 put first)."""
+MOST: Mapping[Kind, int] = {"example": 3, "card": 2}
+"""Notes in one prompt."""
+RIVAL: Mapping[Kind, float] = {"example": 1.0, "card": 0.4}
+"""How far below the best score a further note may stand and still be worth its place: the adapters learn to pick the one that fits."""
 HEAD, TAIL = 1_500, 500
 """Characters read from the start and from the end of a question."""
 
@@ -119,8 +117,7 @@ class Index:
     """Name -> source."""
     titles: Sequence[frozenset[str]]
     """The words of each example's id, stop words too; for cards, whose names count already, none."""
-    clear: float
-    """How far the best source must stand above the next to be worth a place."""
+    kind: Kind
     meanings: NDArray[np.float32] | None
     """A unit vector for each source, (sources, embed.SIZE); None where they have none."""
 
@@ -306,9 +303,9 @@ def build(sources: Iterable[Source]) -> Index:
         for name in (" ".join(_words(name)) for name in source.names):
             if len(name) > 1 and name not in _stop():
                 named.setdefault(name, at)
-    examples = any(note.kind == "example" for source in sources[:1] for note in source.notes)
-    titles = [frozenset(map(same, _words(source.notes[0].source.replace("-", " "))) if examples else ()) for source in sources]
-    return Index(sources, postings, weights, named, titles, CLEAR if examples else 0.0, _meanings(sources))
+    kind: Kind = "card" if all(note.kind == "card" for source in sources[:1] for note in source.notes) else "example"
+    titles = [frozenset(map(same, _words(source.notes[0].source.replace("-", " "))) if kind == "example" else ()) for source in sources]
+    return Index(sources, postings, weights, named, titles, kind, _meanings(sources))
 
 
 def _meanings(sources: Sequence[Source]) -> NDArray[np.float32] | None:
@@ -345,20 +342,18 @@ def load(kind: Kind, path: Path = NOTES) -> Index:
     return build(read(path)[kind])
 
 
-def choose(index: Index, question: str, k: int, own: Mapping[str, str]) -> list[int]:
-    """Up to k sources, best first: those that a question names two of, else the best if it scores enough and rivals close behind it. Of
-    examples the best alone, and only where it stands clear of the next.
+def choose(index: Index, question: str, own: Mapping[str, str]) -> list[int]:
+    """The sources worth a place in a prompt, best first: those that a question names two of, else the best if it scores enough, and its
+    rivals close behind it.
     """
     ranked = index.ranked(question, own)
     score = {source: value for value, source in ranked}
     named = index.mentioned(question)
     if len(named) > 1:
-        return sorted(named, key=lambda source: -score.get(source, 0.0))[: max(k, 2)]
+        return sorted(named, key=lambda source: -score.get(source, 0.0))[: MOST[index.kind]]
     if not ranked or (ranked[0][0] < ENOUGH and not named):
         return []
-    if index.clear:
-        return [ranked[0][1]] if len(ranked) < 2 or ranked[0][0] >= index.clear + ranked[1][0] else []
-    return [source for value, source in ranked[:k] if value >= ranked[0][0] - RIVAL]
+    return [source for value, source in ranked[: MOST[index.kind]] if value >= ranked[0][0] - RIVAL[index.kind]]
 
 
 def fit(notes: Sequence[Note], question: str, budget: int) -> tuple[Note, ...]:
@@ -384,10 +379,8 @@ def fit(notes: Sequence[Note], question: str, budget: int) -> tuple[Note, ...]:
     return tuple(fitted)
 
 
-def nearest(
-    question: str, kind: Kind, *, k: int = 1, notebook: str = "", history: Sequence[Message] = (), budget: int = BUDGET
-) -> tuple[Note, ...]:
-    """Up to k notes that may help with a question, best first; none where nothing is near. One that names two concepts gets both cards.
+def nearest(question: str, kind: Kind, *, notebook: str = "", history: Sequence[Message] = (), budget: int = BUDGET) -> tuple[Note, ...]:
+    """The notes that may help with a question, best first; none where nothing is near. One that names two concepts gets both cards.
 
     notebook: the rendered schema, whose names say nothing about what is wanted. history: the turns that the question refers back to; the
     last question among them is read too. budget: characters of all texts together.
@@ -397,6 +390,6 @@ def nearest(
     asked = [turn["content"] for turn in history if turn["role"] == "user"][-1:]
     query = " ".join((*asked, question))
     wanted = set(tokens(query))
-    chosen = [index.sources[source] for source in choose(index, query, k, schema_names(notebook))]
+    chosen = [index.sources[source] for source in choose(index, query, schema_names(notebook))]
     notes = [max(source.notes, key=lambda note: len(wanted.intersection(tokens(plain(note))))) for source in chosen]
     return fit(notes, query, budget)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from twofold import classify, embed
 from twofold.classify import Classifier, Guess, logit, sigmoid
@@ -35,7 +36,11 @@ YES = 0.6
 RECALL = 0.5
 """Probability from which a question refers back to an earlier turn."""
 NAME_WEIGHT = 1.5
-"""Logits that each name of the notebook adds to the topic, up to MOST_NAMES of them."""
+"""Logits that each name of the notebook, or value of its frames, adds to the topic, up to MOST_NAMES of them."""
+MOST_VALUES = 50
+"""Different strings up to which a column's are looked for in a question ("only the diesel cars")."""
+ROWS = 2_000
+"""Rows of a frame whose strings are looked at."""
 MOST_NAMES = 2
 STRAY_FOLLOW_UP = 0.02
 """Topic probability under which even a follow-up is judged on its own: "now write a poem" after a question about pandas."""
@@ -65,6 +70,17 @@ def _schema_names(notebook: str) -> Iterable[str]:
             name = part.strip().rpartition(" ")[0].strip('"')
             if len(name) > 2:
                 yield name
+
+
+def values(text: str, frames: Iterable[tuple[str, Any]]) -> list[str]:
+    """Return the strings of the frames' columns of few different ones that occur in `text` as whole words."""
+    asked, found = f" {' '.join(_NAMED.findall(classify.normalise(text)))} ", list[str]()
+    for _, frame in frames:
+        for place, dtype in enumerate(frame.dtypes):
+            if dtype.kind in "OUT" or str(dtype) in ("str", "string", "category"):
+                held = set(frame.iloc[:ROWS, place].dropna().astype(str))
+                found += (value for value in held if len(value) > 2 and f" {value.casefold()} " in asked and len(held) <= MOST_VALUES)
+    return sorted(set(found))
 
 
 def decide(request: Request, *, classifier: Classifier | None = None, sense: Callable[[str], Sense] | None = embed.sense) -> Route:
@@ -97,7 +113,7 @@ class _Readers:
 def _decide(request: Request, readers: _Readers, depth: int) -> Route:
     guess, classifier = readers.guess(request.text), readers.classifier
     found, hints, everyday, *_ = classifier.listed(request.text)
-    named = names(request.text, request.notebook)
+    named = [*names(request.text, request.notebook), *values(request.text, request.frames)]
     own = sigmoid(logit(guess.topic) + NAME_WEIGHT * min(len(named), MOST_NAMES))
     refers = guess.recall >= RECALL
     pure = refers and own >= STRAY_FOLLOW_UP and not found and not everyday and (own < YES or not hints)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["id", "ref", "float", "int", "cat", "binary", "date", "datestr", "text"]
+Kind = Literal["id", "ref", "float", "int", "cat", "binary", "bool", "date", "datestr", "text"]
 
 WORDS = (
     "good", "value", "fast", "delivery", "slow", "support", "broken", "screen", "quiet", "motor",
@@ -18,6 +18,8 @@ WORDS = (
     "great", "sound", "short", "cable", "long", "battery", "heavy", "box", "clear", "manual",
     "wrong", "size", "happy", "customer", "second", "order", "small", "scratch",
 )  # fmt: skip
+
+ISO = "%Y-%m-%d"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Column:
     levels: tuple[str, ...] = ()
     start: str = ""
     freq: str = ""
+    form: str = ISO
+    """How a date is written, for kind "datestr"."""
     target: str = ""
     """For kind "ref": the frame whose id column this one points into."""
     nulls: float = 0.0
@@ -47,10 +51,12 @@ def column(name: str, spec: str) -> Column:
         return Column(name, "float" if kind == "float" else "int", float(words[0]), float(words[1]), nulls=nulls)
     if kind == "cat":
         return Column(name, "cat", levels=tuple(rest.split("|")), nulls=nulls)
-    if kind == "binary":
-        return Column(name, "binary", high=float(words[0]), nulls=nulls)
-    if kind in ("date", "datestr"):
-        return Column(name, "date" if kind == "date" else "datestr", start=words[0], freq=words[1], nulls=nulls)
+    if kind in ("binary", "bool"):
+        return Column(name, "binary" if kind == "binary" else "bool", high=float(words[0]), nulls=nulls)
+    if kind == "date":
+        return Column(name, "date", start=words[0], freq=words[1], nulls=nulls)
+    if kind == "datestr":
+        return Column(name, "datestr", start=words[0], freq=words[1], form=" ".join(words[2:]) or ISO, nulls=nulls)
     if kind == "ref":
         return Column(name, "ref", target=words[0])
     if kind in ("id", "text"):
@@ -78,15 +84,16 @@ def make(columns: Sequence[Column], seed: int, rows: int = 120, ids: Mapping[str
             values = np.round(col.low + (col.high - col.low) * unit, digits)
         elif col.kind == "int":
             values = np.round(col.low + (col.high - col.low) * unit).astype(int)
-        elif col.kind == "binary":
-            values = (unit > np.quantile(unit, 1 - max(col.high, 0.05))).astype(int)
+        elif col.kind in ("binary", "bool"):
+            values = unit > np.quantile(unit, 1 - max(col.high, 0.05))
+            values = values.astype(int) if col.kind == "binary" else values
         elif col.kind == "cat":
             share = rng.dirichlet(np.full(len(col.levels), 6.0))
             values = rng.choice(np.array(col.levels, dtype=object), size=rows, p=share)
             values[: len(col.levels)] = col.levels[:rows]
         elif col.kind in ("date", "datestr"):
             span = pd.date_range(col.start, periods=rows, freq=col.freq)
-            values = span if col.kind == "date" else span.strftime("%Y-%m-%d").to_numpy(dtype=object)
+            values = span if col.kind == "date" else span.strftime(col.form).to_numpy(dtype=object)
         elif col.kind == "text":
             values = np.array([" ".join(rng.choice(WORDS, size=rng.integers(2, 7))) for _ in range(rows)], dtype=object)
         elif col.kind == "ref":

@@ -21,7 +21,7 @@ from twofold import notebook as schemas
 from twofold import sandbox, twin
 from twofold.sandbox import Limits, Outcome
 from twofold.types import RUNGS
-from twofold.verify import checks, inputs, names, repair
+from twofold.verify import checks, convert, inputs, levels, names, repair
 from twofold.verify.guess import VARIANTS, guess
 
 PARSES, RESOLVES, RUNS, CHECKS, OWN = RUNGS
@@ -158,10 +158,11 @@ def _repaired(verdict: Verdict, question: str, frames: Frames, notebook: str, gr
     if verdict.failed == RESOLVES:
         fault = _first_fault(ast.parse(verdict.code), question, frames, notebook, ground)
         return repair.for_fault(verdict.code, fault, columns, question) if fault else None
-    if verdict.failed == CHECKS and verdict.line:
-        return repair.sort_turned(verdict.code, verdict.line)
+    if verdict.failed == CHECKS:
+        return levels.mended(verdict.code, question, frames) or (repair.sort_turned(verdict.code, verdict.line) if verdict.line else None)
     if verdict.failed in (RUNS, OWN):
-        return repair.for_error(verdict.code, verdict.error, verdict.line, columns, question)
+        read = convert.converted(verdict.code, verdict.error, frames)
+        return read or repair.for_error(verdict.code, verdict.error, verdict.line, columns, question)
     return None
 
 
@@ -205,6 +206,8 @@ def _attempt(code: str, question: str, frames: Frames, notebook: str, run: bool,
         if one is None or not one.outcome.ok:
             continue
         why, line = _wrong(question, tree, one, with_result=one is on_own)
+        if not why and (strange := next(levels.unknown(tree, question, frames), None)):
+            why, line = str(strange), strange.literal.lineno
         if why:
             return Verdict(code, passed, CHECKS, why, line, why, run=one.outcome)
     passed = (*passed, CHECKS)

@@ -267,6 +267,20 @@ def sort_turned(code: str, line: int) -> Fixed | None:
     return None
 
 
+def edited(code: str, strings: Iterable[tuple[ast.Constant, str]]) -> str:
+    """Code with string literals replaced by other strings, each in the quotes that it had where these allow."""
+    source = _read(code)
+    assert source is not None  # the literals come from its tree
+    return source.with_edits([_literal(source, node, new) for node, new in strings])
+
+
+def _literal(source: _Source, node: ast.Constant, new: str) -> _Edit:
+    start, end = source.span(node)
+    quote = source.data[start : start + 1].decode()
+    kept = quote in ("'", '"') and quote not in new and "\\" not in new and new.isprintable()
+    return _Edit(start, end, f"{quote}{new}{quote}" if kept else repr(new))
+
+
 # columns
 
 
@@ -274,9 +288,17 @@ CLOCK = frozenset(["time", "date", "day", "datetime", "timestamp", "dates", "day
 """What an answer calls the one column of dates when the question gives it no name."""
 
 
+SHORT: Mapping[str, str] = {
+    "acct": "account", "amt": "amount", "avg": "average", "bp": "pressure", "dept": "department", "grp": "group", "hr": "hour",
+    "ht": "height", "lvl": "level", "mgr": "manager", "nr": "number", "pct": "percent", "pmt": "payment",
+    "qty": "quantity", "wt": "weight", "yr": "year",
+}  # fmt: skip
+"""Abbreviations in names of columns that are no beginnings of the word."""
+
+
 def closest(name: str, known: Iterable[str], question: str = "") -> str | None:
     """The one column that a wrong name most likely means, or None: the same but for case, blanks and underscores; near in spelling; the
-    only one that shares its words; or, for "time" and the like, the only one that tells a time."""
+    only one that shares its words or their abbreviations; or, for "time" and the like, the only one that tells a time."""
     plain = {column: re.sub(r"[\W_]+", "", column).casefold() for column in known}
     wanted = re.sub(r"[\W_]+", "", name).casefold()
     same = [column for column, text in plain.items() if text == wanted]
@@ -294,9 +316,17 @@ def closest(name: str, known: Iterable[str], question: str = "") -> str | None:
         return found[0]
     words = set(re.findall(r"[a-z0-9]+", name.casefold()))
     sharing = [column for column in plain if words and (words <= _words(column) or (_words(column) and _words(column) <= words))]
+    if words and not sharing:  # temperature and temp_c, parent_education and parent_edu
+        sharing = [column for column in plain if all(any(_akin(one, other) for other in _words(column)) for one in words)]
     if not sharing and words <= CLOCK:  # "over time", and one column tells the time
         sharing = [column for column in plain if re.search(r"date|time|day|stamp|(_at|_on)$", column, re.I)]
     return sharing[0] if len(sharing) == 1 else None
+
+
+def _akin(one: str, other: str) -> bool:
+    """True for equal words, a word and its beginning of three letters or more, and a word and its usual abbreviation."""
+    short, long = sorted((SHORT.get(one, one), SHORT.get(other, other)), key=len)
+    return short == long or (len(short) > 2 and long.startswith(short))
 
 
 def _words(column: str) -> set[str]:
@@ -310,12 +340,7 @@ def _column(source: _Source, name: str, known: frozenset[str], question: str) ->
     edits = []
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Constant) and node.value == name:
-            start, end = source.span(node)
-            quote = source.data[start : start + 1].decode()
-            if quote in ("'", '"') and quote not in right and "\\" not in right and right.isprintable():
-                edits.append(_Edit(start, end, f"{quote}{right}{quote}"))
-            else:
-                edits.append(_Edit(start, end, repr(right)))
+            edits.append(_literal(source, node, right))
         elif isinstance(node, ast.Attribute) and node.attr == name and right.isidentifier():
             edits.append(_attribute(source, node, right))
     return Fixed(source.with_edits(edits), f"column {name!r} is {right!r}") if edits else None
