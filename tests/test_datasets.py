@@ -298,6 +298,7 @@ def test_check_counts_the_faults_of_a_folder(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(rows, "intents", list)
     monkeypatch.setattr(rows, "cards", list)
     monkeypatch.setattr(rows, "asked", list)
+    monkeypatch.setattr(rows, "tasks", list)
     answer = {"role": "assistant", "content": "```python\n1 + 2\n```"}
     question = {"role": "user", "content": "please one and one thanks"}
     system = code_row()["messages"][0]
@@ -326,7 +327,7 @@ def test_everyday_questions_bring_their_frame_and_show_its_schema(known: Mapping
 def test_an_answer_with_its_own_card_at_hand_is_read_from_it(cards: list[Card]) -> None:
     rng, read = random.Random(3), 0
     for number in range(300):
-        row = build.theory_row(cards[number % len(cards)], cards, rng)
+        row = build.theory_row(cards[number % len(cards)], cards, rng, noted=True)
         prompt, answer = row["messages"][-2]["content"], row["messages"][-1]["content"]
         quoted = [one in prompt for one in build.sentences(answer) if not one.startswith("That is a common")]
         if f"Card: {cards[number % len(cards)].names[0]}\n" in prompt:

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from twofold.datasets import coin, compose, rows
 from twofold.datasets.damage import damaged
 from twofold.datasets.explain import PASSAGES, Question, answer_of, renaming, sections, stitched, understood, worded
 from twofold.datasets.phrases import ABOUT_ME, ASKING, BASE_TALK, FOLLOW_UPS, IMPERATIVES, INTROS, LEADS, TAILS
+from twofold.datasets.vary import varied
 from twofold.types import Message, Note, TwofoldError
 
 Row = dict[str, Any]
@@ -21,6 +23,8 @@ Row = dict[str, Any]
 
 Asked = TypeVar("Asked", rows.Intent, rows.Card)
 
+NEAR = rows.SOURCES / "near.json"
+"""Written by `datasets.notes`: id -> ids of its nearest neighbours."""
 DTYPES = {
     "id": "int64",
     "ref": "int64",
@@ -28,6 +32,7 @@ DTYPES = {
     "int": "int64",
     "cat": "str",
     "binary": "int64",
+    "bool": "bool",
     "date": "datetime64",
     "datestr": "str",
     "text": "str",
@@ -36,8 +41,8 @@ RENAMED = 0.3  # share of explanations whose concept goes by an invented name th
 EVAL_ASKS = 2  # the last asks of each intent and card are kept for evaluation; of the asks in other languages the last one
 HELD_ASKS = 4  # evaluation rows of each intent and card that is held out altogether
 COINED = 0.5  # share of code rows whose frames and columns are made up for that row alone
-ASKED = 0.12  # share of code rows that ask about a known frame in everyday words, with its schema in the prompt
-COMPOSED = 0.35  # share of code rows that are composed (compose/) instead of drawn from an intent
+EVERYDAY = 0.4  # share of code rows that ask in everyday words about the frame whose schema is in the prompt
+COMPOSED = 0.2  # share of code rows that are composed (compose/) instead of drawn from an intent
 REPAIR = 0.06  # share of code rows that show an answer with its error and ask for the fix
 FOREIGN = 0.15  # share of code rows that are asked in another language than English
 
@@ -48,10 +53,12 @@ class Config:
 
     out: str = "data"
     """Folder of the rendered files."""
-    code: int = 5_100
+    code: int = 6_020
     """Rows of train.jsonl."""
-    theory: int = 5_000
+    theory: int = 6_000
     """Rows of train_theory.jsonl."""
+    noted: float = 0.08
+    """Share of rows whose prompt holds examples or a card; the small model, which has to read them, is trained with 0.75."""
     seed: int = 0
     """Same seed, same files."""
     evaluation: bool = True
@@ -74,7 +81,7 @@ def kept(asks: Sequence[str], evaluation: bool, last: int = EVAL_ASKS) -> Sequen
 
 def rough(text: str, rng: random.Random, keep: Iterable[str]) -> str:
     """A question as typed in a hurry: a lead or tail, lower case, no full stop, a slip of the fingers. Words to keep stay whole."""
-    if "```" in text or text.startswith("#"):
+    if "```" in text or "\n" in text or text.startswith("#"):
         return text
     whole = set(keep)
     if rng.random() < 0.15:
@@ -188,10 +195,18 @@ def after_failure(messages: Sequence[Message], code: str, rng: random.Random) ->
     return prompts.repair(messages, fenced(failure.code), failure.error) if failure else list(messages)
 
 
-def stray(source: Asked, others: Sequence[Asked], rng: random.Random) -> Asked:
-    """An intent or card to draw a wrong note from, mostly one of the same topic."""
-    near = [one for one in others if one.topic == source.topic and one.id != source.id]
-    return rng.choice(near if near and rng.random() < 0.7 else others)
+@cache
+def neighbours(path: Path = NEAR) -> Mapping[str, Sequence[str]]:
+    """The intents or cards that mean most nearly what each source means, by id: what retrieval confuses it with."""
+    found: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def strays(source: str, others: Sequence[Asked], number: int, rng: random.Random) -> list[Asked]:
+    """Different intents or cards to draw wrong notes from for a source, four of five near in meaning."""
+    near = [one for one in others if one.id in neighbours().get(source, ())]
+    found = {one.id: one for one in (rng.choice(near if near and rng.random() < 0.8 else others) for _ in range(number))}
+    return [one for one in found.values() if one.id != source]
 
 
 def fitted(notes: list[Note], question: str, rng: random.Random) -> list[Note]:
@@ -207,8 +222,12 @@ def code_row(
     rng: random.Random,
     evaluation: bool = False,
     language: str = "",
+    noted: bool = False,
 ) -> Row:
-    """One chat row of an intent. evaluation: a wording kept from training, the bare question. language: "" draws English or another."""
+    """One chat row of an intent. evaluation: a wording kept from training, the bare question. language: "" draws English or another.
+
+    noted: with examples in its prompt.
+    """
     language, ask = _ask(intent, rng, evaluation, language)
     told = rows.mentioned(ask)
     silent = any(slot not in told and isinstance(spec, str) and not spec.startswith("frame") for slot, spec in intent.slots.items())
@@ -224,7 +243,7 @@ def code_row(
         question = introduced(question, *next(iter(filled.frames.items())), rng)
     if not language:
         question = rough(question, rng, (*columns, *filled.said.values()))
-    notes = _examples(intent, others, known, question, rng, evaluation)
+    notes = _examples(intent, others, known, question, rng) if noted else []
     step: rows.Intent | rows.Follow = intent
     turns: list[Message] = []
     if intent.follow and not language and rng.random() < 0.25:
@@ -267,16 +286,12 @@ def _examples(
     known: Mapping[str, rows.Frame],
     question: str,
     rng: random.Random,
-    evaluation: bool,
 ) -> list[Note]:
-    """The notes of a row: an example of the intent itself, one of another intent, both or none."""
+    """The notes of a row: an example of the intent itself, some of its neighbours, or both, in any order."""
     drawn = rng.random()
-    if evaluation or drawn >= 0.55:
-        return []
-    notes = [example(intent, known, rng)] if drawn < 0.45 else []
-    if rng.random() < 0.35 or not notes:
-        notes.append(example(stray(intent, others, rng), known, rng))
-    return fitted(notes, question, rng)
+    right = [intent] if drawn < 0.8 else []
+    wrong = strays(intent.id, others, rng.choice((1, 2, 2) if right else (1, 2, 3)), rng) if drawn >= 0.33 else []
+    return fitted([example(one, known, rng) for one in (*right, *wrong)], question, rng)
 
 
 def behind(frames: Mapping[str, rows.Frame], known: Mapping[str, rows.Frame]) -> dict[str, Any]:
@@ -284,7 +299,35 @@ def behind(frames: Mapping[str, rows.Frame], known: Mapping[str, rows.Frame]) ->
     return {variable: one.name if known.get(one.name) == one else rows.lines(one) for variable, one in frames.items()}
 
 
-def composed_row(known: Mapping[str, rows.Frame], rng: random.Random) -> Row:
+def everyday(known: Mapping[str, rows.Frame]) -> list[rows.Task]:
+    """All everyday tasks for training, those of known frames without the wordings that evaluation keeps."""
+    found = rows.tasks()
+    for one in rows.asked():
+        asks, (solution, check) = kept(one.asks, False), (rows.substitute(text, {"df": "df"}) for text in (one.solution, one.check))
+        found.append(rows.Task(one.id, tuple(rows.substitute(ask, {"df": "df"}) for ask in asks), solution, known[one.frame], check))
+    return found
+
+
+def task_row(
+    task: rows.Task, others: Sequence[rows.Intent], known: Mapping[str, rows.Frame], rng: random.Random, noted: bool = False
+) -> Row:
+    """One chat row of an everyday task. In service there is no example of it, only its neighbours."""
+    task = varied(replace(task, asks=(rng.choice(task.asks),)), rng)
+    df = task.frame.name if task.frame and rng.random() < 0.2 and not re.search(rf"\b{task.frame.name}\b", task.solution) else "df"
+    question, code, test = (re.sub(r"\bdf\b", df, text) for text in (task.asks[0], task.solution.strip(), task.check))
+    frames = {df: task.frame} if task.frame else {}
+    question = rough(question, rng, [df, *(col.name for frame in frames.values() for col in frame.columns)])
+    near = strays(task.id, others, rng.choice((1, 2, 3)), rng) if noted else []
+    notes = fitted([example(one, known, rng) for one in near], question, rng)
+    shown = schema(frames, known, rng) if frames or rng.random() < 0.2 else ""
+    messages = prompts.compose("code", question, notebook=shown, notes=notes)
+    if rng.random() < REPAIR:
+        messages = after_failure(messages, code, rng)
+    check = {"test": test, "frames": behind(frames, known), "files": {}}
+    return chat_row(messages, fenced(code), f"task:{task.id}", check)
+
+
+def composed_row(known: Mapping[str, rows.Frame], rng: random.Random, noted: bool = False) -> Row:
     """One chat row of a composed task, over a made-up or a known frame."""
     frame = coin.frame(rng, spaced=True, wide=rng.random() < 0.4) if rng.random() < 0.75 else rng.choice(list(known.values()))
     if len(frame.of(("float", "int"))) < 3 or not frame.of(("cat",)):
@@ -293,8 +336,8 @@ def composed_row(known: Mapping[str, rows.Frame], rng: random.Random) -> Row:
     show = df != "df" or rng.random() < 0.55
     task, family = compose.task(rng, frame, df, show)
     notes: list[Note] = []
-    for likely, same in ((0.32, family), (0.22, None)):  # an example of the same family, one of any
-        if rng.random() < likely:
+    for likely, same in ((0.6, family), (0.4, None)):  # an example of the same family, one of any
+        if noted and rng.random() < likely:
             other, _ = compose.task(rng, coin.frame(rng, spaced=True), "df", False, same)
             notes.append(Note("example", other.ask, other.code, "composed"))
     rng.shuffle(notes)
@@ -334,8 +377,8 @@ def sentences(text: str) -> list[str]:
     return [one for one in re.split(r"(?<=[.!?])\s+", text) if len(one) > 20]
 
 
-def theory_row(card: rows.Card, others: Sequence[rows.Card], rng: random.Random, evaluation: bool = False) -> Row:
-    """One chat row of a card. evaluation: a wording kept from training, the bare question."""
+def theory_row(card: rows.Card, others: Sequence[rows.Card], rng: random.Random, evaluation: bool = False, noted: bool = False) -> Row:
+    """One chat row of a card. evaluation: a wording kept from training, the bare question. noted: with cards in its prompt."""
     question, kind, extra = _question(card, rng, evaluation)
     parts = sections(card, rng) | extra
     answer = answer_of(kind, parts, rng)
@@ -343,7 +386,7 @@ def theory_row(card: rows.Card, others: Sequence[rows.Card], rng: random.Random,
     if not evaluation and rng.random() < 0.15:
         turns = exchange(rough(question, rng, ()), answer)
         question, kind, answer = _follow_up(parts, answer, rng)
-    notes = _cards(card, others, parts, (question, answer), rng, evaluation)
+    notes = _cards(card, others, parts, (question, answer), rng) if noted else []
     check = {
         "must": [pattern for pattern in card.must if re.search(pattern, answer, re.I)],
         "must_not": list(card.must_not),
@@ -398,28 +441,33 @@ def _follow_up(parts: Mapping[str, str], told: str, rng: random.Random) -> tuple
 
 
 def _cards(
-    card: rows.Card, others: Sequence[rows.Card], parts: Mapping[str, str], asked: tuple[str, str], rng: random.Random, evaluation: bool
+    card: rows.Card, others: Sequence[rows.Card], parts: Mapping[str, str], asked: tuple[str, str], rng: random.Random
 ) -> list[Note]:
-    """The notes of a row that asks and answers so: the card itself (the parts of the answer and some more), another card, both or none."""
+    """The notes of a row that asks and answers so: the card itself (the parts of the answer and some more), another card, or both."""
     question, answer = asked
     drawn = rng.random()
-    if evaluation or drawn >= 0.58:
-        return []
-    notes: list[Note] = []
-    if drawn < 0.48:
-        notes = [_quoted(card, parts, answer, rng)]
-    if not notes or rng.random() < 0.18:
-        wrong = stray(card, others, rng)
-        if wrong.id != card.id:
-            notes.append(card_note(wrong, sections(wrong, rng), lambda text: text in wrong.definition or rng.random() < 0.3))
-    return _readable(notes, question, answer, rng) if drawn < 0.48 else fitted(notes, question, rng)
+    right = drawn < 0.87
+    notes = [_quoted(card, parts, answer, rng)] if right else []
+    notes += [_beside(wrong, rng) for wrong in (strays(card.id, others, 1, rng) if drawn >= 0.47 else ())]
+    return _readable(notes, question, answer, rng) if right else fitted(notes, question, rng)
+
+
+def _beside(card: rows.Card, rng: random.Random) -> Note:
+    """The note of a card that does not answer: its definition and some more."""
+    return card_note(card, sections(card, rng), lambda text: text in card.definition or rng.random() < 0.4)
 
 
 def _readable(notes: list[Note], question: str, answer: str, rng: random.Random) -> list[Note]:
-    """The notes that fit, or the first alone where an answer could not be read from them."""
-    found = fitted(notes[:], question, rng)
-    shown = "\n".join(note.text for note in found)
-    return found if all(one in shown for one in sentences(answer)) else fitted(notes[:1], question, rng)
+    """The notes that fit, or the first alone, or its quoted lines alone, where the room does not hold what the answer quotes."""
+    card = notes[0]
+    quoted = [one for one in sentences(answer) if one in card.text]
+    lines = "\n".join(line for line in card.text.splitlines() if any(one in line for one in quoted))
+    for tried in (notes[:], [card], [replace(card, text=lines)]):
+        found = fitted(tried, question, rng)
+        shown = "\n".join(note.text for note in found)
+        if all(one in shown for one in quoted):
+            break
+    return found
 
 
 def _quoted(card: rows.Card, parts: Mapping[str, str], answer: str, rng: random.Random) -> Note:
@@ -450,21 +498,23 @@ def render(config: Config, adapter: str) -> Iterator[Row]:
     rng = random.Random(f"{config.seed}/{adapter}")
     if adapter == "code":
         known, found = rows.frames(), [one for one in rows.intents() if one.id not in frozen]
-        plain = rows.asked()
+        tasks = everyday(known)
+        rng.shuffle(tasks)
         for number in range(config.code):
-            drawn = rng.random()
+            drawn, noted = rng.random(), rng.random() < config.noted
             if drawn < COMPOSED:
-                yield composed_row(known, rng)
+                yield composed_row(known, rng, noted)
+            elif drawn < COMPOSED + EVERYDAY:
+                yield task_row(tasks[number % len(tasks)], found, known, rng, noted)
             else:
-                source = plain if plain and drawn > 1 - ASKED else found
-                yield code_row(source[number % len(source)], found, known, rng)
+                yield code_row(found[number % len(found)], found, known, rng, noted=noted)
     else:
         cards = [one for one in rows.cards() if one.id not in frozen]
         for number in range(config.theory):
             if rng.random() < config.stitched:
                 yield stitched_row(cards, rng)
             else:
-                yield theory_row(cards[number % len(cards)], cards, rng)
+                yield theory_row(cards[number % len(cards)], cards, rng, noted=rng.random() < config.noted)
             if number % 60 == 0:
                 yield talk_row(rng, "theory")
             if rng.random() < config.base:

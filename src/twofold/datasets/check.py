@@ -30,6 +30,7 @@ from twofold import prompts, twin
 from twofold.datasets import build, near, rows
 from twofold.datasets.near import Asked, Leak
 from twofold.datasets.phrases import QUESTIONS
+from twofold.datasets.vary import varied
 from twofold.types import TwofoldError
 
 PAIRS = {"code": ("train.jsonl", "eval.jsonl"), "theory": ("train_theory.jsonl", "eval_theory.jsonl")}
@@ -496,7 +497,12 @@ def check_sources(config: Config, known: Mapping[str, rows.Frame]) -> tuple[list
         except TwofoldError as error:
             faults.append(f"{intent.id}: {error}")
     tasks += [Task(f"{card.id} demo", card.demo, "", ()) for card in cards if card.demo]
-    return faults, tasks, f"{len(intents)} intents, {len(plain)} everyday questions, {len(cards)} cards"
+    daily = [one for one in rows.tasks() if config.only in one.id]
+    faults += [f"{one.id}: {len(set(one.asks))} different asks, 4 wanted" for one in daily if len(set(one.asks)) < 4]
+    for number, one in enumerate(daily):  # as it is, and as somebody else would pose it
+        for name, posed in ((one.id, one), (f"{one.id} varied", varied(one, random.Random(number)))):
+            tasks.append(Task(name, posed.solution, posed.check, (("df", posed.frame),) if posed.frame else ()))
+    return faults, tasks, f"{len(intents)} intents, {len(plain)} everyday questions, {len(daily)} everyday tasks, {len(cards)} cards"
 
 
 def main(config: Config) -> int:

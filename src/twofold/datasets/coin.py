@@ -1,6 +1,7 @@
 """Made-up frames and names: what a row speaks of is then nowhere but in its prompt, so that reading pays and reciting does not."""
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from keyword import iskeyword
 
@@ -115,6 +116,11 @@ def _styled(words: Sequence[str], style: str) -> str:
     if style == "spaced":
         return " ".join(word.capitalize() for word in words)
     return "_".join(words)
+
+
+def styled(name: str, style: str) -> str:
+    """A column's name in snake, camel, pascal, upper or spaced style."""
+    return _styled([word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_]+", name)] or [name], style)
 
 
 def name(kind: str, rng: random.Random, style: str) -> str:

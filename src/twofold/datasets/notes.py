@@ -6,11 +6,13 @@ here search indexes of their own, without held-out intents and cards and without
 
 import base64
 import json
+import multiprocessing
 import random
 import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,6 +24,7 @@ from twofold.retrieve import Index, Kind, Source
 from twofold.types import TwofoldError
 
 EXAMPLES = 2
+NEIGHBOURS = 3
 MOST_BYTES = 6_000_000
 
 
@@ -99,7 +102,7 @@ def packaged() -> dict[str, bytes]:
 
 
 def meanings() -> dict[str, bytes]:
-    """What each intent and card means, by id: the mean direction of its names and of the asks in English that evaluation does not use."""
+    """What each intent, everyday question and card means, by id: the mean direction of its names and of its asks for training."""
     from tqdm import tqdm
 
     frames, rng = rows.frames(), random.Random("meanings")
@@ -109,9 +112,31 @@ def meanings() -> dict[str, bytes]:
             yield build.say(ask, rows.fill(intent, frames, rng, rows.mentioned(ask)), intent.slots, rng)
 
     said = {one.id: [one.id.replace("-", " "), *asked(one)] for one in rows.intents()}
+    said |= {one.id: list(one.asks) for one in build.everyday(frames)}
     said |= {one.id: [*one.names, *one.asks[: -build.EVAL_ASKS]] for one in rows.cards()}
-    found = tqdm(said.items(), desc="meanings", file=sys.stderr, disable=None)
-    return {id: (127 * embed.centre(texts)).round().astype("int8").tobytes() for id, texts in found}
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = pool.map(_meaning, said.values(), chunksize=16)
+        return dict(zip(said, tqdm(found, desc="meanings", total=len(said), file=sys.stderr, disable=None), strict=True))
+
+
+def _meaning(texts: Sequence[str]) -> bytes:
+    """The mean direction of some texts, a signed byte a number."""
+    return (127 * embed.centre(texts)).round().astype("int8").tobytes()
+
+
+def neighbours(meanings: Mapping[str, bytes]) -> dict[str, list[str]]:
+    """For each source of training rows the `NEIGHBOURS` intents or cards that mean most nearly the same, nearest first; none held out."""
+    import numpy as np
+
+    vectors = {id: np.frombuffer(meaning, np.int8).astype(np.int32) for id, meaning in meanings.items()}
+    frozen, found = build.heldout(), dict[str, list[str]]()
+    intents, cards = ([one.id for one in many if one.id not in frozen] for many in (rows.intents(), rows.cards()))
+    for askers, others in (([*intents, *(one.id for one in build.everyday(rows.frames()))], intents), (cards, cards)):
+        held = np.stack([vectors[id] for id in others])
+        for id in askers:
+            nearest = (others[at] for at in np.argsort(-(held @ vectors[id]), kind="stable")[: NEIGHBOURS + 1])
+            found[id] = [other for other in nearest if other != id][:NEIGHBOURS]
+    return found
 
 
 def lines(found: Mapping[Kind, Sequence[Source]]) -> Iterator[dict[str, Any]]:
@@ -158,7 +183,7 @@ def measure(index: Index, asked: Sequence[Trial], schema: bool = False) -> dict[
     for trial in asked:
         own = retrieve.schema_names(trial.notebook) if schema else {}
         started = time.perf_counter()
-        found = retrieve.choose(index, trial.text, 2, own)
+        found = retrieve.choose(index, trial.text, own)
         seconds.append(time.perf_counter() - started)
         chosen.append([ids[at] for at in found])
         places.append([ids[at] for _, at in index.ranked(trial.text, own)[:3]])
@@ -186,10 +211,10 @@ def report(strays: Path, every: int = 1) -> dict[str, Any]:
     off = [row["text"] for row in rows.read(strays) if not row["topic"] and not row["recall"]][::every] if strays.exists() else []
     result: dict[str, Any] = {}
     for kind, index in indexes.items():
-        silent = [not retrieve.choose(index, text, 2, {}) for text in off]
+        silent = [not retrieve.choose(index, text, {}) for text in off]
         result[kind] = measure(index, kept[kind]) | {
             "sources": len(index.sources),
-            "heldout_nothing_found": percent([not retrieve.choose(index, trial.text, 2, {}) for trial in heldout[kind]]),
+            "heldout_nothing_found": percent([not retrieve.choose(index, trial.text, {}) for trial in heldout[kind]]),
             "off_topic_nothing_found": percent(silent),
         }
     named = [Trial(f"what is {name}?", one.notes[0].source) for one in indexes["card"].sources for name in one.names]
@@ -200,10 +225,11 @@ def report(strays: Path, every: int = 1) -> dict[str, Any]:
 
 
 def main(config: Config) -> None:
-    """Write the notes and their measurement."""
+    """Write the notes, the neighbours and the measurement."""
     out = Path(config.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     found = meanings()
+    build.NEAR.write_text(json.dumps(neighbours(found), separators=(",", ":")).replace("],", "],\n") + "\n", encoding="utf-8")
     rows.write(out, lines(sources(None, True, found) if config.kept else sources(-build.EVAL_ASKS, False, found)))
     if out.stat().st_size > MOST_BYTES:
         raise TwofoldError(f"{out} has {out.stat().st_size:,} bytes, over {MOST_BYTES:,}: shorten the keys")

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import Any, TypeVar
 
-from twofold.twin import Column, column
+from twofold.twin import ISO, Column, column
 from twofold.types import TwofoldError
 
 T = TypeVar("T")
@@ -117,6 +117,18 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
+class Task:
+    """One thing asked in everyday words about a frame called df, or about none. data/sources/README.md defines the fields."""
+
+    id: str
+    asks: tuple[str, ...]
+    solution: str
+    frame: Frame | None = None
+    check: str = ""
+    """What its result must pass; "" for one that is only run."""
+
+
+@dataclass(frozen=True, slots=True)
 class Filled:
     """An intent's slots with values: how each is said, how it is written in code, and which frames stand behind which variables."""
 
@@ -129,12 +141,15 @@ class Filled:
 
 def _tables(folder: Path, key: str) -> Iterable[tuple[Path, dict[str, Any]]]:
     for path in sorted(folder.glob("*.toml")):
-        try:
-            found = tomllib.loads(path.read_text(encoding="utf-8")).get(key, [])
-        except tomllib.TOMLDecodeError as error:
-            raise TwofoldError(f"{path}: not valid TOML: {error}") from error
-        for table in found:
+        for table in _parsed(path).get(key, []):
             yield path, table
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise TwofoldError(f"{path}: not valid TOML: {error}") from error
 
 
 def _frozen(value: Any) -> Any:
@@ -172,11 +187,25 @@ def asked(folder: Path = SOURCES / "asked") -> list[Intent]:
     return found
 
 
+def tasks(folder: Path = SOURCES / "tasks") -> list[Task]:
+    """Load the everyday tasks for training, each file with frames of its own, in file order. Raises TwofoldError naming file and entry."""
+    found: list[Task] = []
+    for path in sorted(folder.glob("*.toml")):
+        source = _parsed(path)
+        held = {name: _frame(name, table) for name, table in source.get("frames", {}).items()}
+        for number, table in enumerate(source["task"]):
+            frame = table.pop("frame", "")
+            if frame and frame not in held:
+                raise TwofoldError(f"{path}: task {number} is about the frame {frame!r}, which the file does not have")
+            found.append(_build(Task, path, {**table, "id": f"{path.stem}-{number}", "frame": held.get(frame)}))
+    return found
+
+
 def asks_in(folder: Path) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Load further asks: intent id -> language -> asks; "en" adds English wordings to the intent's own."""
+    """Load further asks: id of an intent or card -> language -> asks; "en" adds English wordings to its own."""
     found: dict[str, dict[str, tuple[str, ...]]] = {}
     for path in sorted(folder.glob("*.toml")):
-        for name, languages in tomllib.loads(path.read_text(encoding="utf-8")).items():
+        for name, languages in _parsed(path).items():
             entry = found.setdefault(name, {})
             for language, asks in languages.items():
                 entry[language] = (*entry.get(language, ()), *asks)
@@ -185,13 +214,21 @@ def asks_in(folder: Path) -> dict[str, dict[str, tuple[str, ...]]]:
 
 def cards(folder: Path = SOURCES / "theory") -> list[Card]:
     """Load every concept card, in file order. Raises TwofoldError naming the file and the entry."""
-    return [_build(Card, path, table) for path, table in _tables(folder, "card")]
+    further = asks_in(folder.parent / "asks_in")
+    found = []
+    for path, table in _tables(folder, "card"):
+        table["asks"] = [*further.get(table.get("id", ""), {}).get("en", ()), *table.get("asks", ())]  # the last stay last, as above
+        found.append(_build(Card, path, table))
+    return found
 
 
 def frames(path: Path = SOURCES / "frames.toml") -> dict[str, Frame]:
     """Load the frame schemas by name."""
-    tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    return {name: Frame(name, tuple(column(col, spec) for col, spec in table.items())) for name, table in tables.items()}
+    return {name: _frame(name, table) for name, table in _parsed(path).items()}
+
+
+def _frame(name: str, table: Mapping[str, str]) -> Frame:
+    return Frame(name, tuple(column(col, spec) for col, spec in table.items()))
 
 
 def lines(frame: Frame) -> dict[str, str]:
@@ -203,8 +240,9 @@ def lines(frame: Frame) -> dict[str, str]:
             "int": f" {col.low:g} {col.high:g}",
             "cat": f" {'|'.join(col.levels)}",
             "binary": f" {col.high:g}",
+            "bool": f" {col.high:g}",
             "date": f" {col.start} {col.freq}",
-            "datestr": f" {col.start} {col.freq}",
+            "datestr": f" {col.start} {col.freq}{'' if col.form == ISO else ' ' + col.form}",
             "ref": f" {col.target}",
         }.get(col.kind, "")
         found[col.name] = f"{col.kind}{'?' if col.nulls else ''}{rest}"

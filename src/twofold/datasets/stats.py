@@ -307,7 +307,9 @@ def tables(data: Mapping[str, Any]) -> str:
 
 
 NOTES: Mapping[str, str] = {
-    "Kinds of question": "Explanations by what is asked; code by where its task comes from: an intent, or a composition of its own.",
+    "Kinds of question": (
+        "Explanations by what is asked; code by where it comes from: an intent, an everyday task, or a composition of its own."
+    ),
     "Lengths (median / 95 % / most)": "A question is a user turn without its notebook block and notes.",
     "Diversity": """\
 Shares in percent. self-BLEU: BLEU-4 of each of 500 questions against the other 499, 0-100, lower is more varied.
