@@ -201,7 +201,10 @@ def test_a_run_that_was_killed_goes_on_from_its_snapshot_to_the_same_losses(
 
 
 def test_training_stops_when_it_gets_no_better_and_keeps_the_best(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    qlora.main(config(toy, tmp_path / "a", lr=3.0, patience=2))
+    asks = [f"{ASKS[number % len(ASKS)]} {number}" for number in range(120)]
+    held = "Cross-validation?"  # one row in fifty answers so, which the others unlearn
+    data = write(tmp_path / "rows.jsonl", [chat(ask, ALWAYS if number % 50 else held) for number, ask in enumerate(asks)])
+    qlora.main(config(toy, tmp_path / "a", data=str(data), lr=0.1, patience=2))
     assert "no better for 2 evaluations" in capsys.readouterr().err
     log = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
     losses = [line["valid_loss"] for line in log if "valid_loss" in line]

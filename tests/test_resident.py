@@ -18,6 +18,7 @@ from twofold.engines.resident import Resident
 from twofold.types import Message, Sampling, TwofoldError
 
 ASK: list[Message] = [{"role": "user", "content": "How do I compute a mean?"}]
+EOS = 1
 WILD = Sampling(max_new_tokens=30, temperature=1.5, top_p=0.9, seed=7)
 
 
@@ -38,13 +39,14 @@ def tokens(engine: Local, adapter: str, sampling: Sampling, messages: list[Messa
 
 
 def gap(plain: Local, ask: list[Message], adapter: str, expected: list[int], got: list[int]) -> float:
-    """0 for equal tokens; else how far apart the two best logits of plain transformers are where they part."""
-    at = next((i for i, (a, b) in enumerate(zip(expected, got, strict=False)) if a != b), None)
+    """0 for equal tokens; else how far apart the two best logits of plain transformers are where they part; the end is a token too."""
+    ends = (*expected, EOS), (*got, EOS)
+    at = next((i for i, (a, b) in enumerate(zip(*ends, strict=False)) if a != b), None)
     if at is None:
-        return 0.0 if expected == got else 1e9
+        return 0.0
     ids = torch.tensor([plain._prompt(ask, adapter) + expected[:at]])
     best = plain._step(ids, plain._cache(), adapter)[0].topk(2)
-    return float(best.values[0] - best.values[1]) if got[at] in best.indices else 1e9
+    return float(best.values[0] - best.values[1]) if {ends[0][at], ends[1][at]} == set(best.indices.tolist()) else 1e9
 
 
 @pytest.mark.parametrize("text", ["mean of price", "what can you do"])  # BASE alone answers the first otherwise, CODE the second
@@ -85,7 +87,7 @@ def test_it_is_an_engine_and_each_adapter_speaks_for_itself(tiny: Resident) -> N
 
 def test_slot_0_is_the_base_alone(tiny: Resident, tiny_folder: Path) -> None:
     plain = open_local(str(tiny_folder), adapters={})
-    assert tokens(tiny, "base", Sampling(40)) == tokens(plain, "base", Sampling(40))
+    assert gap(plain, ASK, "base", *(tokens(one, "base", Sampling(40)) for one in (plain, tiny))) <= 0.1  # two steps of bf16
     assert all(not part[:, 0].any() for stack in (tiny._decoder.stacks.a, tiny._decoder.stacks.b) for part in stack.values())
 
 
