@@ -21,7 +21,7 @@ from twofold import notebook as schemas
 from twofold import sandbox, twin
 from twofold.sandbox import Limits, Outcome
 from twofold.types import RUNGS
-from twofold.verify import checks, convert, inputs, levels, names, repair
+from twofold.verify import checks, convert, inputs, levels, link, names, repair
 from twofold.verify.guess import VARIANTS, guess
 
 PARSES, RESOLVES, RUNS, CHECKS, OWN = RUNGS
@@ -76,7 +76,7 @@ class Verdict:
     signature: str = ""
     """Equal for answers whose runs had equal results; "" when nothing ran well."""
     unused: tuple[str, ...] = ()
-    """Columns and other names that the question spells out and the code does not hold: no failure, but others are worth a try."""
+    """Columns that the question means and names that it spells out which the code does not hold: no failure, but reason to try others."""
     changes: tuple[str, ...] = ()
     """What the run left different in the frames it was given, in words."""
 
@@ -124,20 +124,17 @@ _SPELT = re.compile(r"`([^`\n]{2,40})`|(?<![\w.])([a-z]\w*_\w+)(?![\w.(])", re.I
 
 
 def unused(code: str, question: str, columns: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
-    """The names that a question spells out (columns of the schema, words with an underscore or in backticks) and the code does not hold.
+    """The columns that a question means (`link.meant`) and the names that it spells out (an underscore, backticks) which the code does not
+    hold.
 
-    What lists the columns before it asks, or brings code of its own, spells out nothing.
+    What lists the columns before it asks, or brings code of its own, means none by that.
     """
     if "```" in question:
         return ()
     asked = _LISTED.sub("", question)
-    spelt = {name for names in columns.values() for name in names if len(name) > 2 and _whole(name, asked)}
+    spelt = {name for names in columns.values() for name in link.meant(asked, names) if len(name) > 2}
     spelt |= {name for pair in _SPELT.findall(asked) for name in pair if name}
     return tuple(sorted(name for name in spelt if name not in code)) if len(spelt) <= MOST_SPELT else ()
-
-
-def _whole(name: str, text: str) -> bool:
-    return bool(re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", text))
 
 
 def may_run(consent: bool) -> str:

@@ -317,13 +317,13 @@ def closest(name: str, known: Iterable[str], question: str = "") -> str | None:
     words = set(re.findall(r"[a-z0-9]+", name.casefold()))
     sharing = [column for column in plain if words and (words <= _words(column) or (_words(column) and _words(column) <= words))]
     if words and not sharing:  # temperature and temp_c, parent_education and parent_edu
-        sharing = [column for column in plain if all(any(_akin(one, other) for other in _words(column)) for one in words)]
+        sharing = [column for column in plain if all(any(akin(one, other) for other in _words(column)) for one in words)]
     if not sharing and words <= CLOCK:  # "over time", and one column tells the time
         sharing = [column for column in plain if re.search(r"date|time|day|stamp|(_at|_on)$", column, re.I)]
     return sharing[0] if len(sharing) == 1 else None
 
 
-def _akin(one: str, other: str) -> bool:
+def akin(one: str, other: str) -> bool:
     """True for equal words, a word and its beginning of three letters or more, and a word and its usual abbreviation."""
     short, long = sorted((SHORT.get(one, one), SHORT.get(other, other)), key=len)
     return short == long or (len(short) > 2 and long.startswith(short))
